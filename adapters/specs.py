@@ -130,7 +130,7 @@ class AnswererSpec(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str = ""  # PEFT folder
     control: str = ""  # folder of a saved control
     temperature: float = 1.0
-    decodings: list[Decoding] = ["generate", "score"]
+    decodings: list[Decoding] = msgspec.field(default_factory=lambda: ["generate", "score"])
 
 
 class ForgettingSpec(msgspec.Struct, frozen=True, kw_only=True):

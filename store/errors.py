@@ -1,21 +1,21 @@
 """Every error that tuneloop raises on purpose, with what to do about it and the exit code of the command.
 
-    TuneloopError
-    ├── UsageError            2   the command's words are off
-    ├── SettingsError         3   tuneloop.toml or the environment
-    ├── InputError            4   a file, record or label that people gave us
-    │   ├── UnknownRecord
-    │   ├── UnknownLabel
-    │   └── DuplicateContent      same id, other content
-    ├── StoreError            5   the database
-    │   ├── Conflict              somebody else wrote first (expected version)
-    │   ├── StaleEpoch            a newer daemon holds the lease
-    │   └── Corrupt               a hash, checksum or payload that does not hold
-    ├── ArtifactError         6   an adapter, dataset or checkpoint folder
-    ├── ModelError            7   the base model, the engine or an endpoint
-    ├── StepError             8   training or evaluation failed
-    ├── GateRefused           9   not an error of the program: the evidence does not allow it
-    └── DaemonRunning        10   a second daemon on one workspace
+TuneloopError
+├── UsageError            2   the command's words are off
+├── SettingsError         3   tuneloop.toml or the environment
+├── InputError            4   a file, record or label that people gave us
+│   ├── UnknownRecord
+│   ├── UnknownLabel
+│   └── DuplicateContent      same id, other content
+├── StoreError            5   the database
+│   ├── Conflict              somebody else wrote first (expected version)
+│   ├── StaleEpoch            a newer daemon holds the lease
+│   └── Corrupt               a hash, checksum or payload that does not hold
+├── ArtifactError         6   an adapter, dataset or checkpoint folder
+├── ModelError            7   the base model, the engine or an endpoint
+├── StepError             8   training or evaluation failed
+├── GateRefused           9   not an error of the program: the evidence does not allow it
+└── DaemonRunning        10   a second daemon on one workspace
 """
 
 from __future__ import annotations
