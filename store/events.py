@@ -69,6 +69,7 @@ class FeedbackReceived(Event, frozen=True, kw_only=True):
     label: str
     side: Side
     disagrees: bool  # with production's own answer
+    answered_by: str = ""  # who had given that answer
     source: str = ""
 
 
