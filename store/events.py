@@ -245,8 +245,12 @@ class AdapterRegistered(Event, frozen=True, kw_only=True):
 
 
 class EvaluationRequested(Event, frozen=True, kw_only=True):
+    """Look at the exam again for an adapter that is already registered."""
+
     request_id: str
+    run_id: str
     adapter: str
+    artifact: str
     reason: str = ""
 
 
@@ -282,6 +286,7 @@ class AnswererResult(Value, frozen=True, kw_only=True):
     ece: float | None = None
     hard_n: int = 0
     hard_correct: int = 0
+    support: dict[str, int] = {}  # exam items per label: what a recall stands on
 
 
 class PairedResult(Value, frozen=True, kw_only=True):
@@ -367,6 +372,7 @@ class AdapterPromoted(Event, frozen=True, kw_only=True):
     previous: str
     artifact: str = ""
     run_id: str = ""
+    gain: float = 0.0  # accuracy over the champion it replaces, on the exam
     forced: bool = False
     reason: str = ""
 
