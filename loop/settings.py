@@ -1,0 +1,488 @@
+"""The settings of a workspace: `tuneloop.toml`, overridden by `TUNELOOP_...` environment variables.
+
+`TUNELOOP_TASKS__TICKETS__TRAINING__RANK=32` overrides `rank` in `[tasks.tickets.training]`: sections are
+joined by two underscores. Variables without two underscores (`TUNELOOP_HOME`) are none of ours here.
+Every field carries its own description, from which `default_toml` writes the commented file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from store.errors import SettingsError
+
+FILE_NAME = "tuneloop.toml"
+PREFIX = "TUNELOOP_"
+TASK_NAME = r"^[a-z][a-z0-9_-]{0,39}$"
+
+# What `tuneloop init` writes into the gate's section. The code's own defaults are None on purpose:
+# a workspace whose file names no threshold promotes nothing.
+GATE_THRESHOLDS: Mapping[str, Any] = {
+    "better_than_baseline": True,
+    "not_worse_margin": 0.02,
+    "max_recall_drop": 0.10,
+    "max_forgetting": 0.05,
+    "max_bits_rise": 0.05,
+    "max_invalid": 0.0,
+}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelSettings(Section):
+    """The base model that adapters are trained on and served with."""
+
+    base: str = Field(default="", description="folder or hub id; empty: the built-in SmolLM2-135M-Instruct")
+    quantisation: Literal["nf4", "bf16", "fp32"] = Field(
+        default="nf4", description="of the base, in training and in serving"
+    )
+
+
+class EndpointSettings(Section):
+    """Where prompts are answered: any OpenAI-compatible URL. The key comes from OPENAI_API_KEY only."""
+
+    url: str = Field(default="", description="empty: OPENAI_BASE_URL; else the local engine with the base model")
+    model: str = Field(default="", description="name of the model there; empty: the local engine's base model")
+    timeout_seconds: float = Field(default=60.0, gt=0, description="of one request")
+    retries: int = Field(default=2, ge=0, le=20, description="of a failed request, with growing pauses")
+    concurrency: int = Field(default=4, ge=1, le=256, description="requests in flight at once")
+
+
+class DaemonSettings(Section):
+    tick_seconds: float = Field(default=5.0, gt=0, description="the daemon looks again at least this often")
+    rescan_seconds: float = Field(
+        default=30.0, gt=0, description="the inbox is listed again this often, whatever was notified"
+    )
+    settle_seconds: float = Field(
+        default=2.0, ge=0, description="a file in the inbox is taken once unchanged for this long"
+    )
+    polling: bool = Field(default=False, description="poll the inbox instead of inotify (network file systems)")
+    max_line_bytes: int = Field(default=1_000_000, ge=1000, description="a longer input line is quarantined")
+    max_text_chars: int = Field(default=20_000, ge=10, description="a longer text is quarantined")
+    batch: int = Field(default=200, ge=1, le=10_000, description="records a transaction at intake")
+    stop_seconds: float = Field(
+        default=20.0, gt=0, description="a running step gets this long to save a checkpoint at shutdown"
+    )
+
+
+class WandbSettings(Section):
+    enabled: bool = Field(default=True, description="mirror runs and events to Weights & Biases")
+    project: str = Field(default="tuneloop", min_length=1, description="project name")
+    entity: str = Field(default="", description="team or user; empty: your default")
+    mode: Literal["auto", "online", "offline", "disabled"] = Field(
+        default="auto", description="auto: WANDB_MODE if set, else online with a key and offline without"
+    )
+    send_text: bool = Field(default=False, description="also send the texts of sample outputs, not only record ids")
+
+
+class SplitSettings(Section):
+    exam_share: float = Field(
+        default=0.3, gt=0, lt=1, description="chance that a record's cluster is drawn for the exam"
+    )
+    near_duplicate: float = Field(
+        default=0.9, gt=0.5, le=1, description="cosine of character n-grams from which texts are one"
+    )
+    seed: int = Field(default=1, ge=0, description="of the draw; changing it moves no record that is already in")
+
+
+class HarvestSettings(Section):
+    queue_size: int = Field(default=100, ge=1, description="open reviews at most")
+    min_new: int = Field(default=20, ge=1, description="new records before the next harvest")
+    every_seconds: float = Field(
+        default=60.0, ge=0, description="or this long after the last one, when anything is new"
+    )
+    uncertain_share: float = Field(default=0.3, ge=0, le=1, description="of a harvest: lowest margins")
+    disputed_share: float = Field(
+        default=0.3, ge=0, le=1, description="of a harvest: the control disagrees with production"
+    )
+    rare_share: float = Field(default=0.2, ge=0, le=1, description="of a harvest: predicted classes that labels lack")
+    coverage_share: float = Field(
+        default=0.2, ge=0, le=1, description="of a harvest: random, so that no region stays unseen"
+    )
+    margin_below: float = Field(default=0.5, ge=0, le=1, description="only margins under this count as uncertain")
+    cold_labels: int = Field(
+        default=50, ge=0, description="with fewer labels random records fill the rest of the queue"
+    )
+    seed: int = Field(default=1, ge=0, description="of the random parts")
+
+
+class TriggerSettings(Section):
+    first: int = Field(default=50, ge=2, description="training-side labels before the first training")
+    every: int = Field(default=20, ge=1, description="new ones since the last successful training before the next")
+    plateau_rounds: int = Field(default=3, ge=1, description="candidates in a row that gain less than plateau_delta")
+    plateau_delta: float = Field(default=0.005, ge=0, le=1, description="accuracy gain that still counts as progress")
+    overnight_examples: int = Field(default=500, ge=2, description="labels for the larger run after a plateau")
+    overnight_rank: int = Field(default=32, ge=1, description="its LoRA rank")
+    gentle_general_share: float = Field(
+        default=0.10, ge=0, lt=1, description="general examples in the retry after forgetting"
+    )
+    gentle_rate_factor: float = Field(
+        default=0.5, gt=0, le=1, description="and its learning rate, as a share of the usual one"
+    )
+
+
+class TrainingSettings(Section):
+    method: Literal["qlora", "lora", "full", "prefix", "prompt", "ia3"] = Field(
+        default="qlora", description="see the README"
+    )
+    targets: Literal["attention-min", "attention", "all-linear"] = Field(
+        default="all-linear", description="layers with LoRA"
+    )
+    rank: int = Field(default=16, ge=1, le=1024, description="LoRA rank: 4-8 simple tasks, 16 default, 32-64 complex")
+    alpha: int = Field(default=32, ge=1, description="LoRA scale")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="LoRA dropout")
+    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="peak, cosine schedule")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="LoRA: 0 to 0.01; full: 0.01 to 0.1")
+    batch_size: int = Field(default=16, ge=1, description="effective")
+    micro_batch_size: int = Field(default=8, ge=1, description="examples in memory at once")
+    epochs: float = Field(default=3.0, gt=0, description="at most 3 below 1,000 examples, unless min_steps needs more")
+    min_steps: int = Field(default=60, ge=1, description="optimiser steps; wins over epochs, and the event says so")
+    max_steps: int = Field(default=2000, ge=1, description="optimiser steps at most")
+    eval_every: int = Field(default=10, ge=1, description="steps between two looks at the validation examples")
+    checkpoint_every: int = Field(default=20, ge=1, description="steps between two checkpoints")
+    patience: int = Field(default=3, ge=1, description="looks without a rise of accuracy before it stops")
+    min_valid: int = Field(
+        default=50, ge=0, description="below this many validation examples nothing is steered by them"
+    )
+    max_length: int = Field(default=512, ge=16, description="tokens; a longer ticket is shortened in its middle")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
+    seed: int = Field(default=1, ge=0, description="of training")
+    threads: int = Field(default=0, ge=0, description="0: all cores")
+    samples: int = Field(default=8, ge=0, description="sample outputs kept")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:0, ...")
+    general_share: float = Field(default=0.08, ge=0, lt=1, description="general examples mixed in, against forgetting")
+    general_file: str = Field(default="", description="JSONL of chat messages; empty: the built-in general examples")
+    valid_share: float = Field(default=0.15, ge=0, lt=1, description="of the training side, for validation")
+    max_attempts: int = Field(default=3, ge=1, description="before a failing run is parked")
+
+
+class GateSettings(Section):
+    """Thresholds have no default in the code: what the file does not set is not checked, and with neither
+    `better_than_baseline` nor `not_worse_margin` set nothing is promoted."""
+
+    min_exam: int = Field(default=40, ge=1, description="labelled exam records before anything is judged")
+    p_value: float = Field(default=0.05, gt=0, lt=1, description="exact McNemar, two-sided, over all looks together")
+    better_than_baseline: bool | None = Field(default=None, description="must be significantly better than the prompt")
+    not_worse_margin: float | None = Field(
+        default=None, ge=0, lt=1, description="accuracy the champion may lead by, at most"
+    )
+    protected: list[str] = Field(default=[], description="classes whose recall is protected; empty: all")
+    max_recall_drop: float | None = Field(
+        default=None, ge=0, le=1, description="recall that a protected class may lose"
+    )
+    max_forgetting: float | None = Field(default=None, ge=0, le=1, description="relative loss on general questions")
+    max_bits_rise: float | None = Field(default=None, ge=0, description="relative rise of bits per byte of plain text")
+    max_latency_ms: float | None = Field(default=None, gt=0, description="milliseconds an answer")
+    max_invalid: float | None = Field(default=None, ge=0, le=1, description="share of answers that are no label")
+    beat_control: Literal["ignore", "warn", "require"] = Field(
+        default="warn", description="against TF-IDF + regression"
+    )
+    max_looks: int = Field(default=3, ge=1, le=3, description="looks at the exam a candidate may have")
+
+    @property
+    def quality_thresholds(self) -> bool:
+        """Whether anything says how good a candidate has to be."""
+        return bool(self.better_than_baseline) or self.not_worse_margin is not None
+
+
+class RollbackSettings(Section):
+    enabled: bool = Field(default=True, description="roll back by itself when feedback turns bad")
+    min_feedback: int = Field(default=30, ge=1, description="corrections and confirmations before it is judged")
+    drop: float = Field(default=0.10, gt=0, le=1, description="accuracy by feedback below the predecessor's")
+    consecutive: int = Field(default=2, ge=1, description="judgements in a row that must agree")
+    rearm: float = Field(default=0.05, ge=0, le=1, description="a drop under this clears the count (hysteresis)")
+
+
+class TaskSettings(Section):
+    labels: list[str] = Field(description="the classes, at least two")
+    description: str = Field(default="", description="what is classified, in a few words")
+    label_descriptions: dict[str, str] = Field(default={}, description="what each label means, in a few words")
+    prompts: list[str] = Field(
+        default=["zero-shot", "few-shot", "chain-of-thought"],
+        min_length=1,
+        description="prompt versions that compete for the baseline (name or name@version)",
+    )
+    prompt: str = Field(default="", description="use this prompt version whatever the scores say; empty: the best")
+    shots: int = Field(default=4, ge=0, le=64, description="examples in a few-shot prompt")
+    splits: SplitSettings = Field(default_factory=SplitSettings)
+    harvest: HarvestSettings = Field(default_factory=HarvestSettings)
+    trigger: TriggerSettings = Field(default_factory=TriggerSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    gate: GateSettings = Field(default_factory=GateSettings)
+    rollback: RollbackSettings = Field(default_factory=RollbackSettings)
+
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, labels: list[str]) -> list[str]:
+        if len(labels) < 2:
+            raise ValueError("at least two labels are needed")
+        for label in labels:
+            if not label.strip() or label != label.strip() or not label.isprintable() or len(label) > 80:
+                raise ValueError(f"{label!r} must be 1 to 80 printable characters without spaces around them")
+        folded = [label.casefold() for label in labels]
+        twice = sorted({label for label in folded if folded.count(label) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]!r} stands twice (capitals do not count)")
+        return labels
+
+    @model_validator(mode="after")
+    def _known_labels(self) -> TaskSettings:
+        for key, names in (
+            ("label_descriptions", list(self.label_descriptions)),
+            ("gate.protected", self.gate.protected),
+        ):
+            for name in names:
+                if name not in self.labels:
+                    raise ValueError(f"{key} names {name!r}, which is not a label{_nearest(name, self.labels)}")
+        return self
+
+
+class Settings(BaseSettings):
+    """Everything `tuneloop.toml` can say. Built in code it reads neither file nor environment; `load` does."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
+    daemon: DaemonSettings = Field(default_factory=DaemonSettings)
+    wandb: WandbSettings = Field(default_factory=WandbSettings)
+    tasks: dict[str, TaskSettings] = Field(min_length=1)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    @field_validator("tasks")
+    @classmethod
+    def _names(cls, tasks: dict[str, TaskSettings]) -> dict[str, TaskSettings]:
+        for name in tasks:
+            if not re.fullmatch(TASK_NAME, name):
+                raise ValueError(f"{name!r} is no task name: small letters, digits, '-' and '_', a letter first")
+        return tasks
+
+    @model_validator(mode="after")
+    def _methods(self) -> Settings:
+        for name, task in self.tasks.items():
+            if task.training.method == "qlora" and self.model.quantisation != "nf4":
+                raise ValueError(
+                    f"tasks.{name}.training.method is 'qlora', which needs model.quantisation = 'nf4' "
+                    f"(with {self.model.quantisation!r} say 'lora')"
+                )
+            if task.training.method == "full" and self.model.quantisation == "nf4":
+                raise ValueError(f"tasks.{name}.training.method is 'full': 4-bit weights cannot be trained")
+        return self
+
+    def task(self, name: str) -> TaskSettings:
+        """One task's settings.
+
+        Raises:
+            SettingsError: there is no such task.
+        """
+        if name in self.tasks:
+            return self.tasks[name]
+        known = ", ".join(sorted(self.tasks))
+        raise SettingsError(f"there is no task {name!r}", hint=f"{FILE_NAME} knows: {known}.")
+
+
+class EnvironmentSource(PydanticBaseSettingsSource):
+    """`TUNELOOP_A__B__C=value` as {a: {b: {c: value}}}; `names` remembers which variable set which path."""
+
+    def __init__(self, settings_cls: type[BaseSettings], env: Mapping[str, str], tasks: list[str]) -> None:
+        super().__init__(settings_cls)
+        self.env = env
+        self.tasks = tasks
+        self.names: dict[tuple[str, ...], str] = {}
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # __call__ reads all variables at once
+
+    def __call__(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for variable in sorted(self.env):
+            rest = variable.removeprefix(PREFIX)
+            if rest == variable or "__" not in rest:
+                continue
+            path = rest.lower().split("__")
+            if path[0] == "tasks" and len(path) > 1:
+                # a variable's name cannot hold the '-' of a task's name
+                path[1] = next((task for task in self.tasks if task.replace("-", "_") == path[1]), path[1])
+            self.names[tuple(path)] = variable
+            target = values
+            for part in path[:-1]:
+                target = target.setdefault(part, {})
+                if not isinstance(target, dict):
+                    raise SettingsError(f"{variable} contradicts another variable", hint="Unset one of the two.")
+            target[path[-1]] = _parse(self.env[variable], _annotation(path))
+        return values
+
+
+def load(root: Path, env: Mapping[str, str] | None = None) -> Settings:
+    """Read `root`/tuneloop.toml and the environment's overrides.
+
+    Raises:
+        SettingsError: the file is missing or is no TOML, a key is unknown (the nearest known one is named),
+            or a value does not fit (key, value and what was expected are named).
+    """
+    path = root / FILE_NAME
+    if not path.is_file():
+        raise SettingsError(f"{path} is not there", hint="Make a workspace with: tuneloop init")
+    try:
+        file_values = TomlConfigSettingsSource(Settings, toml_file=path)()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no valid TOML: {error}", hint="Mend that line.") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+    tasks = file_values.get("tasks")
+    environment = EnvironmentSource(
+        Settings, os.environ if env is None else env, list(tasks) if isinstance(tasks, dict) else []
+    )
+    values = _merge(file_values, environment())
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise _settings_error(error, path, environment.names) from None
+
+
+def default_toml(
+    labels: list[str],
+    *,
+    task: str = "tickets",
+    description: str = "",
+    label_descriptions: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """The commented tuneloop.toml that `tuneloop init` writes.
+
+    Gate thresholds are written in; every other setting stands as a comment with its default. `overrides`
+    writes chosen values: {"training": {"rank": 8}, "daemon": {...}}, task sections by their own name.
+    """
+    given = {name: dict(values) for name, values in (overrides or {}).items()}
+    given["gate"] = {**GATE_THRESHOLDS, **given.get("gate", {})}
+    lines = [
+        "# tuneloop: settings of this workspace. What stands as a comment is the default.",
+        "# Every key can be overridden by the environment, for example:",
+        f"#   {PREFIX}TASKS__{task.upper().replace('-', '_')}__TRAINING__RANK=32",
+    ]
+    for name in ("model", "endpoint", "daemon", "wandb"):
+        lines += ["", f"[{name}]", *_section_lines(_section(Settings.model_fields[name]), given.get(name, {}))]
+    own = {"labels": labels, "description": description, "label_descriptions": dict(label_descriptions or {})}
+    own.update(given.get("task", {}))
+    lines += ["", f"[tasks.{task}]", *_section_lines(TaskSettings, {k: v for k, v in own.items() if v})]
+    for name, field in TaskSettings.model_fields.items():
+        section = _section(field)
+        if section is not None:
+            lines += ["", f"[tasks.{task}.{name}]", *_section_lines(section, given.get(name, {}))]
+    return "\n".join(lines) + "\n"
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _section_lines(section: type[BaseModel] | None, given: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, field in section.model_fields.items() if section else ():
+        if _section(field) is not None:
+            continue
+        if name in given:
+            text = f"{name} = {_toml(given[name])}"
+        elif field.default is None:
+            text = f"# {name} ="
+        else:
+            text = f"# {name} = {_toml(field.default)}"
+        lines.append(f"{text:<40}  # {field.description}")
+    return lines
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }" if value else "{}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    # JSON's strings, numbers and booleans are TOML's; DEL alone must be escaped by hand
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _annotation(path: list[str] | tuple[Any, ...]) -> Any:
+    """The annotation of the setting at `path`; None where there is none."""
+    kind: Any = Settings
+    for part in path:
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        elif isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
+            kind = kind.model_fields[part].annotation
+        else:
+            return None
+    return kind
+
+
+def _parse(text: str, annotation: Any) -> Any:
+    """A variable's text as the value it stands for: TOML where the setting is not itself a string."""
+    if annotation is str or get_origin(annotation) is Literal:
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _settings_error(error: ValidationError, path: Path, variables: Mapping[tuple[str, ...], str]) -> SettingsError:
+    problems = []
+    for problem in error.errors(include_url=False):
+        place = tuple(part for part in problem["loc"] if isinstance(part, str))
+        key = ".".join(place)
+        where = f"{variables[place]} in the environment" if place in variables else path.name
+        if problem["type"] == "extra_forbidden":
+            parent = _annotation(place[:-1])
+            known = list(parent.model_fields) if isinstance(parent, type) and issubclass(parent, BaseModel) else []
+            # the value stays out of the message: people paste keys and passwords into the wrong place
+            problems.append(f"{where}: unknown key {key!r}{_nearest(place[-1], known)}")
+        elif problem["type"] == "missing":
+            problems.append(f"{where}: {key!r} is missing")
+        elif problem["type"] == "value_error":
+            problems.append(f"{where}: {key + ': ' if key else ''}{problem['ctx']['error']}")
+        else:
+            message = problem["msg"].removeprefix("Input should be ")
+            problems.append(f"{where}: {key!r} is {problem['input']!r}, expected {message}")
+    shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+    return SettingsError(shown, hint=f"Edit {path}.")

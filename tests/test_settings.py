@@ -1,0 +1,167 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from loop.settings import FILE_NAME, GateSettings, Settings, TaskSettings, TrainingSettings, default_toml, load
+from store.errors import SettingsError
+
+LABELS = ["urgent", "billing", "technical", "general"]
+
+
+def write(root: Path, text: str) -> Path:
+    (root / FILE_NAME).write_text(text, encoding="utf-8")
+    return root
+
+
+def refused(root: Path, text: str, env: dict[str, str] | None = None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(write(root, text), env or {})
+    return caught.value.message
+
+
+def test_labels_alone_are_enough(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, '[tasks.tickets]\nlabels = ["a", "b"]\n'), {})
+    task = settings.task("tickets")
+    assert task.training.rank == 16
+    assert settings.model.quantisation == "nf4"
+    assert not task.gate.quality_thresholds  # nothing is promoted without thresholds
+    with pytest.raises(SettingsError, match="no task 'mails'"):
+        settings.task("mails")
+
+
+def test_the_written_file_loads_and_shows_every_key(tmp_path: Path) -> None:
+    text = default_toml(
+        LABELS, label_descriptions={"urgent": 'harm "now" \\ soon'}, overrides={"training": {"rank": 8}}
+    )
+    settings = load(write(tmp_path, text), {})
+    task = settings.tasks["tickets"]
+    assert task.labels == LABELS
+    assert task.label_descriptions == {"urgent": 'harm "now" \\ soon'}
+    assert task.training == TrainingSettings(rank=8)
+    assert task.gate.quality_thresholds
+    assert task.gate.max_forgetting == 0.05
+
+    def keys(section: type[BaseModel]) -> list[str]:
+        found = []
+        for name, field in section.model_fields.items():
+            kind = field.annotation
+            nested = isinstance(kind, type) and issubclass(kind, BaseModel)
+            found += keys(kind) if nested else [name]  # type: ignore[arg-type]
+        return found
+
+    for key in keys(Settings) + keys(TaskSettings):
+        assert key == "tasks" or f"{key} =" in text, key
+
+
+def test_defaults_written_as_comments_are_the_defaults(tmp_path: Path) -> None:
+    shown = default_toml(LABELS)
+    uncommented = "\n".join(
+        line.removeprefix("# ")
+        for line in shown.splitlines()
+        if line.startswith("[") or (" = " in line and not line.startswith(("#   ", "# max_latency_ms")))
+    )
+    assert load(write(tmp_path, uncommented), {}).model_dump() == load(write(tmp_path, shown), {}).model_dump()
+
+
+def test_environment_overrides(tmp_path: Path) -> None:
+    write(tmp_path, '[tasks.support-mails]\nlabels = ["a", "b"]\ntraining.alpha = 8\n')
+    settings = load(
+        tmp_path,
+        {
+            "TUNELOOP_TASKS__SUPPORT_MAILS__TRAINING__RANK": "4",
+            "TUNELOOP_TASKS__SUPPORT_MAILS__LABELS": '["x", "y", "z"]',
+            "TUNELOOP_WANDB__PROJECT": "123",
+            "TUNELOOP_WANDB__ENABLED": "false",
+            "TUNELOOP_MODEL__QUANTISATION": "nf4",
+            "TUNELOOP_BENCH_DATA": "/elsewhere",
+        },
+    )
+    task = settings.tasks["support-mails"]
+    assert (task.training.rank, task.training.alpha, task.labels) == (4, 8, ["x", "y", "z"])
+    assert settings.wandb.project == "123"
+    assert settings.wandb.enabled is False
+
+
+def test_unknown_keys_name_the_nearest(tmp_path: Path) -> None:
+    message = refused(tmp_path, '[tasks.t]\nlabels = ["a", "b"]\n[tasks.t.training]\nlearning_rte = 1e-4\n')
+    assert "tasks.t.training.learning_rte" in message
+    assert "'learning_rate'" in message
+    assert FILE_NAME in message
+    assert "'daemon'" in refused(tmp_path, '[deamon]\n[tasks.t]\nlabels = ["a", "b"]\n')
+    message = refused(tmp_path, '[tasks.t]\nlabels = ["a", "b"]\n', {"TUNELOOP_TASKS__T__GATE__P_VALU": "0.1"})
+    assert "TUNELOOP_TASKS__T__GATE__P_VALU" in message
+    assert "'p_value'" in message
+
+
+def test_an_unknown_key_never_shows_its_value(tmp_path: Path) -> None:
+    message = refused(tmp_path, '[endpoint]\napi_key = "sk-planted"\n[tasks.t]\nlabels = ["a", "b"]\n')
+    assert "sk-planted" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('[tasks.t]\nlabels = ["a", "b"]\ntraining.rank = "16"\n', ["tasks.t.training.rank", "'16'", "integer"]),
+        (
+            '[tasks.t]\nlabels = ["a", "b"]\ntraining.method = "qlra"\n',
+            ["tasks.t.training.method", "'qlra'", "'qlora'"],
+        ),
+        ('[tasks.t]\nlabels = ["a", "b"]\nsplits.exam_share = 1.5\n', ["exam_share", "1.5", "less than 1"]),
+        ('[tasks.t]\nlabels = ["a"]\n', ["two labels"]),
+        ('[tasks.t]\nlabels = ["a", "A"]\n', ["'a' stands twice"]),
+        ('[tasks.t]\nlabels = ["a", "b\\nc"]\n', ["printable"]),
+        ('[tasks.t]\nlabels = ["a", "b"]\ngate.protected = ["urgent"]\n', ["gate.protected", "'urgent'"]),
+        ('[tasks.t]\nlabels = ["alpha", "b"]\nlabel_descriptions.alfa = "x"\n', ["'alfa'", "did you mean 'alpha'"]),
+        ('[tasks."A b"]\nlabels = ["a", "b"]\n', ["'A b'"]),
+        ("[tasks.t]\n", ["'tasks.t.labels' is missing"]),
+        ("[model]\n", ["'tasks' is missing"]),
+        ("tasks = 3\n", ["'tasks' is 3"]),
+        ("[tasks.t\n", ["no valid TOML", "line 1"]),
+        ('[tasks.t]\nlabels = ["a", "b"]\n[model]\nquantisation = "bf16"\n', ["qlora", "nf4"]),
+        ('[tasks.t]\nlabels = ["a", "b"]\ntraining.method = "full"\n', ["4-bit"]),
+    ],
+)
+def test_wrong_values_are_told(tmp_path: Path, text: str, parts: list[str]) -> None:
+    message = refused(tmp_path, text)
+    for part in parts:
+        assert part in message, message
+
+
+def test_a_missing_file_has_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, {})
+    assert "tuneloop init" in caught.value.hint
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        GateSettings().min_exam = 1  # type: ignore[misc]
+
+
+@given(
+    st.lists(
+        st.text("abcdefgh -_'\"\\#=é", min_size=1, max_size=12).map(str.strip).filter(bool), min_size=2, max_size=6
+    ),
+    st.text(st.characters(blacklist_categories=["Cs"]), max_size=40),
+)
+def test_any_labels_survive_the_file(tmp_path_factory: pytest.TempPathFactory, labels: list[str], about: str) -> None:
+    unique = list({label.casefold(): label for label in labels}.values())
+    if len(unique) < 2:
+        return
+    root = tmp_path_factory.mktemp("w")
+    write(root, default_toml(unique, description=about, label_descriptions={unique[0]: about}))
+    task = load(root, {}).tasks["tickets"]
+    assert task.labels == unique
+    assert task.description == about
+
+
+def test_loading_is_light() -> None:
+    heavy = ("torch", "openai", "sklearn", "wandb", "sqlmodel")
+    code = f"import sys, loop.settings; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
