@@ -26,42 +26,14 @@ from typing import Literal, TypeVar
 import msgspec
 
 from store.errors import StepError
+from store.prompting import Message as Message
+from store.prompting import PromptSpec as PromptSpec
 
 Method = Literal["qlora", "lora", "full", "prefix", "prompt", "ia3"]
 Targets = Literal["attention-min", "attention", "all-linear"]
 Quantisation = Literal["nf4", "bf16", "fp32"]
 Decoding = Literal["generate", "score", "classify"]
 AnswererKind = Literal["prompt", "adapter", "control"]
-
-
-class Message(msgspec.Struct, frozen=True):
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class PromptSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt version, rendered down to what a model sees.
-
-    `shots` are finished user/assistant turns between the system text and the ticket; `user` holds one
-    `{text}`. `reasoning` marks chain-of-thought prompts, whose answer follows the last "Label:".
-    """
-
-    name: str  # name@version
-    digest: str
-    system: str
-    user: str = "{text}"
-    shots: list[Message] = []
-    reasoning: bool = False
-    max_tokens: int = 8
-
-    def messages(self, text: str, label: str | None = None) -> list[Message]:
-        """System, shots, ticket, and the label as the assistant's turn when it is known."""
-        turns = [Message("system", self.system)] if self.system else []
-        turns += self.shots
-        turns.append(Message("user", self.user.replace("{text}", text)))
-        if label is not None:
-            turns.append(Message("assistant", label))
-        return turns
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
