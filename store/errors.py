@@ -13,12 +13,17 @@ TuneloopError
 │   └── Corrupt               a hash, checksum or payload that does not hold
 ├── ArtifactError         6   an adapter, dataset or checkpoint folder
 ├── ModelError            7   the base model, the engine or an endpoint
+│   └── EndpointError         a request to a model's URL failed; `kind` says how
 ├── StepError             8   training or evaluation failed
 ├── GateRefused           9   not an error of the program: the evidence does not allow it
 └── DaemonRunning        10   a second daemon on one workspace
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+EndpointFailure = Literal["down", "timeout", "auth", "rate-limit", "not-found", "request", "server", "garbage"]
 
 
 class TuneloopError(Exception):
@@ -78,6 +83,15 @@ class ArtifactError(TuneloopError):
 
 class ModelError(TuneloopError):
     exit_code = 7
+
+
+class EndpointError(ModelError):
+    def __init__(
+        self, message: str, *, hint: str = "", kind: EndpointFailure, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+        self.retry_after = retry_after  # seconds the endpoint asked us to wait
 
 
 class StepError(TuneloopError):
