@@ -180,6 +180,9 @@ class GateSettings(Section):
     `better_than_baseline` nor `not_worse_margin` set nothing is promoted."""
 
     min_exam: int = Field(default=40, ge=1, description="labelled exam records before anything is judged")
+    exam_growth: int = Field(
+        default=20, ge=1, description="audit labels more before an undecided candidate is looked at again"
+    )
     p_value: float = Field(default=0.05, gt=0, lt=1, description="exact McNemar, two-sided, over all looks together")
     better_than_baseline: bool | None = Field(default=None, description="must be significantly better than the prompt")
     not_worse_margin: float | None = Field(
