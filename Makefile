@@ -1,0 +1,42 @@
+# Everything a stranger types. `make demo` and `make test` need Python 3.11+, make and git, and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint bench bench-store model clean help
+.DEFAULT_GOAL := help
+
+help:  ## what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	# torch first and pinned: a looser range may bring gigabytes of CUDA packages
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
+	touch $@
+
+model: $(STAMP)  ## bring the base model in (once)
+	$(BIN)/python -m adapters.base_model
+
+demo: model  ## the whole loop on a real model
+	$(BIN)/tuneloop demo $(DEMO)
+
+lint: $(STAMP)  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint model  ## lint, then all tests
+	$(BIN)/pytest $(PYTEST)
+
+bench: $(STAMP)  ## ratios against named peers, measured in the same run
+	$(BIN)/python ops/bench/store.py
+	$(BIN)/python ops/bench/tick.py
+
+clean:  ## remove what was built; workspaces and models stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
