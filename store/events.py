@@ -141,6 +141,7 @@ class PromptAdopted(Event, frozen=True, kw_only=True):
     digest: str
     scores: list[PromptScore]
     reason: str
+    shots: list[str] = []  # record ids of the examples that it shows
 
 
 # ---------------------------------------------------------------- a cycle: dataset, training, evaluation, verdict

@@ -1,0 +1,114 @@
+"""A workspace: the folder with tuneloop.toml, and everything the program keeps beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from sqlalchemy.engine import Engine
+
+from store.artifacts import Artifacts
+from store.database import Database
+from store.errors import UsageError
+from store.log import Log
+from store.projections import Projections
+from store.texts import Texts, load_secret
+
+SETTINGS = "tuneloop.toml"
+HOME = ".tuneloop"
+DATABASE = "tuneloop.sqlite"
+SECRET = "secret"  # noqa: S105  the file's name
+
+
+class Paths:
+    """Where things lie. All below `root/.tuneloop`, except the inbox, which other programs write to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = root / HOME
+        self.settings = root / SETTINGS
+        self.inbox = root / "inbox"
+        self.database = self.home / DATABASE
+        self.secret = self.home / SECRET
+        self.quarantine = self.home / "quarantine"  # lines that could not be taken in
+        self.claimed = self.home / "claimed"  # inbox files being read
+        self.runs = self.home / "runs"  # run folders of steps
+        self.artifacts = self.home / "artifacts"
+        self.production = self.home / "production"  # what serves, as a projection of the deployments
+        self.logs = self.home / "logs"
+        self.wandb = self.home / "wandb"
+        self.cache = self.home / "cache"
+
+    def folders(self) -> tuple[Path, ...]:
+        return (
+            self.home, self.inbox, self.quarantine, self.claimed, self.runs, self.artifacts, self.production,
+            self.logs, self.wandb, self.cache,
+        )  # fmt: skip
+
+
+class Workspace:
+    """An open workspace. Use it as a context manager, or call `close`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths = Paths(root)
+        for folder in self.paths.folders():
+            folder.mkdir(mode=0o700, exist_ok=True)
+        self.database = Database(self.paths.database)
+        self.log = Log(self.database)
+        self.texts = Texts(self.database, load_secret(self.paths.secret))
+        self.artifacts = Artifacts(self.paths.artifacts)
+        self.projections = Projections(self.database, self.log)
+
+    @property
+    def read(self) -> Engine:
+        """The read engine: deferred transactions, and the database refuses writes through it."""
+        return self.database.read
+
+    @classmethod
+    def create(cls, root: Path) -> Workspace:
+        """Make the folders, the database and, where it is missing, an empty tuneloop.toml. Repeating it is harmless."""
+        root.mkdir(parents=True, exist_ok=True)
+        root = root.resolve()
+        settings = root / SETTINGS
+        if not settings.exists():
+            settings.touch(mode=0o600)
+        (root / HOME).mkdir(mode=0o700, exist_ok=True)
+        workspace = cls(root)
+        workspace.projections.catch_up()
+        return workspace
+
+    @classmethod
+    def open(cls, root: Path) -> Workspace:
+        """Open the workspace of `root` or of the nearest folder above it.
+
+        Raises:
+            UsageError: there is none.
+            StoreError: its database cannot be opened.
+        """
+        return cls(find_root(root))
+
+    def close(self) -> None:
+        self.log.close()
+        self.database.close()
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def find_root(start: Path) -> Path:
+    """The nearest folder, from `start` upwards, that holds tuneloop.toml and a `.tuneloop` folder.
+
+    Raises:
+        UsageError: there is none.
+    """
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if (folder / SETTINGS).is_file() and (folder / HOME).is_dir():
+            return folder
+    raise UsageError(f"no workspace in {start} or above it", hint="Make one with `tuneloop init`.")
