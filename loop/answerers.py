@@ -1,0 +1,107 @@
+"""Prompts as they are deployed, and where they are answered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from loop.bootstrap import App
+from loop.settings import Settings, TaskSettings
+from loop.state import TaskState
+from prompts import templates
+from store import queries
+from store.prompting import PromptSpec
+from store.tables import RecordRow
+
+if TYPE_CHECKING:
+    from prompts.client import Answerer
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+class Upstream(msgspec.Struct, frozen=True, kw_only=True):
+    """Where prompts are answered. An empty URL is the local engine."""
+
+    url: str = ""
+    model: str = ""
+
+
+def upstream(settings: Settings, env: Mapping[str, str] | None = None) -> Upstream:
+    """The endpoint of the prompting baseline: the settings', else OPENAI_BASE_URL, else OpenAI's own when a
+    key is set, else the local engine."""
+    values = os.environ if env is None else env
+    url = settings.endpoint.url or values.get("OPENAI_BASE_URL", "")
+    if not url and values.get("OPENAI_API_KEY"):
+        url = OPENAI_URL
+    return Upstream(url=url, model=settings.endpoint.model)
+
+
+def open_answerer(settings: Settings, engine_url: str, model: str = "") -> Answerer:
+    """A client of the baseline's endpoint; the caller closes it.
+
+    Args:
+        settings: for timeout, retries and concurrency.
+        engine_url: the local engine, used where no other endpoint is set.
+        model: a model's name there; empty: the configured one, or the engine's base model.
+    """
+    from prompts.client import Answerer
+
+    where = upstream(settings)
+    rules = settings.endpoint
+    url = where.url or f"{engine_url.rstrip('/')}/v1"
+    return Answerer(
+        url,
+        os.environ.get("OPENAI_API_KEY", "") if where.url else "",
+        model or where.model or BASE_MODEL,
+        timeout=rules.timeout_seconds,
+        retries=rules.retries,
+        concurrency=rules.concurrency,
+    )
+
+
+BASE_MODEL = "base"  # the engine's name for the model without an adapter
+
+
+def render(app: App, rules: TaskSettings, name: str, shots: Sequence[str] = ()) -> PromptSpec:
+    """A prompt version rendered for a task; `shots` are ids of labelled records (erased ones are left out).
+
+    Raises:
+        SettingsError: there is no such prompt, or it needs examples and there are none.
+    """
+    template = templates.read(name, app.root / "prompts")
+    texts = app.workspace.texts.many(list(shots))
+    labels = {row.record_id: row.label for row in queries.records(app.workspace, ids=list(shots))} if shots else {}
+    examples = [
+        templates.Shot(text=texts[one], label=str(labels[one])) for one in shots if one in texts and labels.get(one)
+    ]
+    return templates.render(
+        template, rules.labels, about=rules.description, definitions=rules.label_descriptions, shots=examples
+    )
+
+
+def baseline_prompt(app: App, rules: TaskSettings, task: TaskState) -> PromptSpec:
+    """The adopted prompt as it is deployed."""
+    return render(app, rules, task.baseline, task.baseline_shots)
+
+
+def training_prompt(app: App, rules: TaskSettings) -> PromptSpec:
+    """The prompt that adapters are trained and served with: the first of the task's that needs neither
+    examples nor reasoning, because its label follows at once and its prefix is short."""
+    own = app.root / "prompts"
+    for name in templates.resolve(rules.prompts, own):
+        template = templates.read(name, own)
+        if not template.shots and not template.reasoning:
+            return render(app, rules, name)
+    return render(app, rules, "zero-shot@1")
+
+
+def choose_shot_records(app: App, rules: TaskSettings, rows: Sequence[RecordRow]) -> list[str]:
+    """Ids of the examples that few-shot prompts show, drawn from labelled training-side records."""
+    texts = app.workspace.texts.many([row.record_id for row in rows])
+    by_text = {texts[row.record_id]: row.record_id for row in rows if row.record_id in texts}
+    shots = [templates.Shot(text=texts[row.record_id], label=str(row.label)) for row in rows if row.record_id in texts]
+    chosen = templates.choose_shots(shots, rules.labels, rules.shots)
+    return [by_text[shot.text] for shot in chosen]

@@ -1,0 +1,194 @@
+"""The daemon: one tick after the other, until a signal ends it.
+
+    tick:  keep services up ▸ take in the inbox ▸ fold ▸ decide ▸ handle ▸ (again while anything came of it)
+           ▸ point production at the champion ▸ bring the read tables up to date
+
+A failing command is told once, left alone for a growing pause and tried again; the loop itself goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from types import FrameType
+
+import msgspec
+
+from loop import commands as cmd
+from loop import handlers, intake
+from loop.bootstrap import App
+from loop.lease import acquire
+from loop.policy import decide, waits
+from loop.services import Services
+from loop.steps import Steps
+from loop.wakeups import Wakeups
+from store.errors import StaleEpoch, TuneloopError
+from store.log import Recorded
+
+log = logging.getLogger("tuneloop.daemon")
+
+ROUNDS = 50  # of decide and handle in one tick
+STEP_POLL_SECONDS = 1.0
+LONGEST_PAUSE = 300.0
+SNAPSHOT_EVENTS = 500
+
+
+class TickReport(msgspec.Struct, frozen=True, kw_only=True):
+    commands: list[str]
+    events: list[Recorded]
+    waiting: dict[str, list[str]]
+
+
+class Daemon:
+    """Holds the lease of a workspace and runs its loop."""
+
+    def __init__(self, app: App, *, take_over: bool = False) -> None:
+        """Raises DaemonRunning when another process holds the workspace and `take_over` is not set."""
+        self.app = app
+        self.stop_flag = threading.Event()
+        self.wake = threading.Event()
+        paths = app.workspace.paths
+        self._lease = acquire(paths.run, app.workspace.log, now=app.now(), take_over=take_over)
+        self._steps = Steps(paths.logs)
+        self._services = Services(paths.run)
+        self._context = handlers.Context(
+            app=app,
+            epoch=self._lease.epoch,
+            steps=self._steps,
+            services=self._services,
+            stopping=self.stop_flag.is_set,
+        )
+        handlers.add_services(self._context)
+        self._pauses: dict[tuple[str, str], tuple[int, float]] = {}
+        self._snapshot_at = 0
+        self._running_step = False
+
+    # ------------------------------------------------------------ life
+
+    def run(self) -> None:
+        """Tick until SIGTERM or SIGINT; then save what is running and say what will be resumed."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        rules = self.app.settings.daemon
+        wakeups = Wakeups(self.wake, self.app.workspace.paths.inbox, seconds=rules.tick_seconds, polling=rules.polling)
+        wakeups.start()
+        log.info("running on %s (lease %d)", self.app.root, self._lease.epoch)
+        try:
+            while not self.stop_flag.is_set():
+                self.wake.clear()
+                if not self._safe_tick():
+                    break
+                # the timeout stands in for the scheduler, whose clock may jump
+                self.wake.wait(STEP_POLL_SECONDS if self._running_step else 2 * rules.tick_seconds)
+        finally:
+            wakeups.stop()
+            self.close()
+
+    def close(self) -> None:
+        """End children and services, record what was interrupted, give the lease back."""
+        seconds = self.app.settings.daemon.stop_seconds
+        if self._steps.running():
+            log.info("asking the running step to save a checkpoint (up to %.0f s)", seconds)
+        self._steps.stop_all(seconds)
+        try:
+            for recorded in handlers.record_shutdown(self._context):
+                log.info("%s will be resumed by the next `tuneloop run`", getattr(recorded.event, "run_id", "a step"))
+            self.app.state()
+            self.app.save_snapshot()
+        except TuneloopError as error:
+            log.error("%s", error.message)
+        self._services.stop()
+        self._lease.release()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        log.info("%s: stopping", signal.Signals(number).name)
+        self.stop_flag.set()
+        self.wake.set()
+
+    def _safe_tick(self) -> bool:
+        """One tick whose failure does not end the daemon. False when another daemon has taken over."""
+        try:
+            self.tick()
+        except StaleEpoch as error:
+            log.error("%s %s", error.message, error.hint)
+            return False
+        except TuneloopError as error:
+            self._pause(("", "tick"), error)
+        except Exception:
+            log.exception("a tick failed; the next one tries again")
+        return True
+
+    # ------------------------------------------------------------ one tick
+
+    def tick(self) -> TickReport:
+        """Do all that is due now.
+
+        Raises:
+            StaleEpoch: a newer daemon holds the lease.
+        """
+        done: list[str] = []
+        events: list[Recorded] = []
+        self._services.tend()
+        events += self._guard(("", "intake"), lambda: intake.take_in(self._context.app, epoch=self._lease.epoch))
+        for _ in range(ROUNDS):
+            fresh = self._round(done)
+            events += fresh
+            if not fresh or self.stop_flag.is_set():
+                break
+        events += self._guard(("", "production"), lambda: handlers.point_production(self._context))
+        self.app.workspace.projections.catch_up()
+        state = self.app.state()
+        self._running_step = any(task.cycle and task.cycle.phase in ("training", "evaluating") for task in
+                                 state.tasks.values())
+        if state.position - self._snapshot_at >= SNAPSHOT_EVENTS:
+            self.app.save_snapshot()
+            self._snapshot_at = state.position
+        waiting = {name: waits(state, self.app.settings, name) for name in self.app.settings.tasks}
+        return TickReport(commands=done, events=events, waiting=waiting)
+
+    def _round(self, done: list[str]) -> list[Recorded]:
+        events: list[Recorded] = []
+        for command in decide(self.app.state(), self.app.settings, self.app.now()):
+            if self.stop_flag.is_set():
+                break
+            key = (command.task, type(command).__name__)
+            fresh = self._guard(key, lambda command=command: self._handle(command))  # type: ignore[misc]
+            if fresh:
+                done.append(key[1])
+            events += fresh
+        return events
+
+    def _handle(self, command: cmd.Command) -> list[Recorded]:
+        handle = handlers.HANDLERS[type(command)]
+        recorded = handle(self._context, command)
+        for one in recorded:
+            log.info("%d %s %s", one.position, one.type, one.stream)
+        return recorded
+
+    def _guard(self, key: tuple[str, str], work: handlers.Work) -> list[Recorded]:
+        """Run `work` unless it is in its pause; a failure starts the next, longer pause."""
+        if key in self._pauses and time.monotonic() < self._pauses[key][1]:
+            return []
+        try:
+            recorded = work()
+        except StaleEpoch:
+            raise
+        except TuneloopError as error:
+            self._pause(key, error)
+            return []
+        except Exception as error:
+            log.exception("%s failed", " ".join(key))
+            self._pause(key, error)
+            return []
+        self._pauses.pop(key, None)
+        return recorded
+
+    def _pause(self, key: tuple[str, str], error: Exception) -> None:
+        failures = self._pauses.get(key, (0, 0.0))[0] + 1
+        seconds = min(LONGEST_PAUSE, 2.0**failures)
+        self._pauses[key] = (failures, time.monotonic() + seconds)
+        if isinstance(error, TuneloopError):
+            name = " ".join(part for part in key if part)
+            log.error("%s: %s %s (next try in %.0f s)", name, error.message, error.hint, seconds)

@@ -1,0 +1,216 @@
+"""A look at the exam: its run folder, and what its results say in events."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from adapters import metrics
+from adapters.specs import (
+    AnswererKind,
+    AnswererSpec,
+    BaseModelRef,
+    EvalResult,
+    EvalSpec,
+    ExamItem,
+    ForgettingResult,
+    ForgettingSpec,
+    Prediction,
+    read_json,
+    read_lines,
+    write_json,
+    write_lines,
+)
+from loop.answerers import baseline_prompt, open_answerer, training_prompt, upstream
+from loop.bootstrap import App
+from loop.commands import StartEvaluation
+from loop.settings import TaskSettings
+from loop.state import TaskState
+from store import queries
+from store.events import EvaluationSucceeded, Event, ForgettingMeasured
+
+GIVEN = "given.jsonl"  # predictions made before the child starts: answers of a remote endpoint
+CONTROL = "control"  # the name the control competes under, and its folder in a dataset artifact
+
+
+def exam_items(app: App, task: str) -> list[ExamItem]:
+    """The exam as it stands: labelled audit draws, and harvested failures of the exam side marked as hard."""
+    rows = queries.labelled(app.workspace, task, side="exam")
+    texts = app.workspace.texts.many([row.record_id for row in rows])
+    return [
+        ExamItem(id=row.record_id, text=texts[row.record_id], label=str(row.label), hard=not row.audit)
+        for row in rows
+        if row.record_id in texts
+    ]
+
+
+def prepare(
+    app: App, task: TaskState, rules: TaskSettings, command: StartEvaluation, base: BaseModelRef, folder: Path
+) -> EvalSpec:
+    """Write the run folder of a look; a folder that is already there is kept, so a retry sees the same exam."""
+    if (folder / "spec.json").exists():
+        return read_json(folder / "spec.json", EvalSpec)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    artifacts = app.workspace.artifacts
+    remote = bool(upstream(app.settings).url)
+    deployed = training_prompt(app, rules)
+    answerers = []
+    if not remote:
+        answerers.append(AnswererSpec(name=task.baseline, kind="prompt", prompt=baseline_prompt(app, rules, task)))
+    wanted = [command.adapter]
+    if task.champion.kind == "adapter" and task.champion.answerer != command.adapter:
+        wanted.insert(0, task.champion.answerer)
+    control = ""
+    for name in wanted:
+        row = queries.adapter(app.workspace, name)
+        artifact = row.artifact if row else command.artifact
+        control = row.control if row else control
+        answerers.append(
+            AnswererSpec(
+                name=name,
+                kind="adapter",
+                prompt=deployed,
+                adapter=str(artifacts.path(artifact, verify=True)),
+                temperature=row.temperature if row else 1.0,
+            )
+        )
+    if control:
+        path = artifacts.path(control) / CONTROL
+        answerers.append(AnswererSpec(name=CONTROL, kind="control", control=str(path), decodings=["classify"]))
+    spec = EvalSpec(
+        run_id=command.run_id,
+        evaluation_id=folder.name,
+        task=task.task,
+        labels=rules.labels,
+        base=base,
+        candidate=command.adapter,
+        answerers=answerers,
+        forgetting=ForgettingSpec(cache=str(app.workspace.paths.cache / "forgetting.json")),
+        seed=rules.training.seed,
+        threads=rules.training.threads,
+        device=rules.training.device,
+    )
+    write_lines(folder / "exam.jsonl", exam_items(app, task.task))
+    write_json(folder / "spec.json", spec)
+    return spec
+
+
+def ask_remote_baseline(app: App, task: TaskState, rules: TaskSettings, folder: Path) -> None:
+    """Answer the exam by a remote baseline over HTTP and keep the predictions in the run folder.
+
+    Nothing happens where the baseline runs on the local engine (the child answers for it) or was asked before.
+
+    Raises:
+        ModelError: the endpoint is down, refuses or answers nonsense.
+    """
+    if not upstream(app.settings).url or (folder / GIVEN).exists():
+        return
+    items = read_lines(folder / "exam.jsonl", ExamItem)
+    with open_answerer(app.settings, "") as answerer:
+        answers = answerer.answer(baseline_prompt(app, rules, task), [item.text for item in items], rules.labels)
+    write_lines(
+        folder / GIVEN,
+        [
+            Prediction(
+                id=item.id,
+                answerer=task.baseline,
+                decoding="generate",
+                label=answer.label,
+                raw=answer.raw[:80],
+                latency_ms=answer.latency_ms,
+            )
+            for item, answer in zip(items, answers, strict=True)
+        ],
+    )
+
+
+def finish(app: App, folder: Path, baseline: str) -> list[Event]:
+    """The events of a look whose child has ended well; its predictions become an artifact, without texts.
+
+    Raises:
+        StepError: a file of the folder cannot be read.
+    """
+    spec = read_json(folder / "spec.json", EvalSpec)
+    result = read_json(folder / "result.json", EvalResult)
+    exam = read_lines(folder / "exam.jsonl", ExamItem)
+    predictions = read_lines(folder / GIVEN, Prediction) + read_lines(folder / "predictions.jsonl", Prediction)
+    kinds: dict[str, AnswererKind] = {baseline: "prompt"} | {one.name: one.kind for one in spec.answerers}
+    opponents = [name for name in kinds if name != spec.candidate]
+    artifact = _keep(app, folder, exam, predictions)
+    events: list[Event] = [
+        EvaluationSucceeded(
+            task=spec.task,
+            run_id=spec.run_id,
+            evaluation_id=spec.evaluation_id,
+            artifact=artifact,
+            results=metrics.answerer_results(exam, predictions, kinds),
+            paired=metrics.paired_results(exam, predictions, spec.candidate, opponents),
+            seconds=round(result.seconds, 1),
+        )
+    ]
+    if result.forgetting is not None:
+        events.append(_forgetting(spec, result.forgetting))
+    return events
+
+
+def probe_items(app: App, artifact: str, adapter: str, count: int) -> list[tuple[str, str]]:
+    """(text, label) of exam items as the adapter answered them when it was evaluated, for comparing what is
+    served with what was judged."""
+    predictions = read_lines(app.workspace.artifacts.path(artifact) / "predictions.jsonl", Prediction)
+    mine = [one for one in predictions if one.answerer == adapter and one.decoding == "score" and one.label]
+    texts = app.workspace.texts.many([one.id for one in mine[: 4 * count]])
+    return [(texts[one.id], str(one.label)) for one in mine if one.id in texts][:count]
+
+
+def _keep(app: App, folder: Path, exam: Sequence[ExamItem], predictions: Sequence[Prediction]) -> str:
+    kept = folder / "kept"
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    write_lines(kept / "exam.jsonl", [ExamItem(id=one.id, text="", label=one.label, hard=one.hard) for one in exam])
+    # what was generated may echo the ticket: only answers that are labels, or nothing, are kept
+    write_lines(kept / "predictions.jsonl", [_without_raw(one) for one in predictions])
+    return app.workspace.artifacts.put(kept, "evaluation", {"evaluation_id": folder.name})
+
+
+def _without_raw(prediction: Prediction) -> Prediction:
+    return Prediction(
+        id=prediction.id,
+        answerer=prediction.answerer,
+        decoding=prediction.decoding,
+        label=prediction.label,
+        probabilities=prediction.probabilities,
+        latency_ms=prediction.latency_ms,
+    )
+
+
+def _forgetting(spec: EvalSpec, result: ForgettingResult) -> ForgettingMeasured:
+    """Relative drops against the base model on the same items, with a 95% interval for the accuracy's."""
+    n = len(result.correct)
+    base = sum(result.base_correct) / n if n else 0.0
+    mine = sum(result.correct) / n if n else 0.0
+    gained = sum(now and not before for now, before in zip(result.correct, result.base_correct, strict=True))
+    lost = sum(before and not now for now, before in zip(result.correct, result.base_correct, strict=True))
+    paired = metrics.paired_difference(lost, gained, n) if n else None
+    scale = 1 / base if base else 0.0
+    total = sum(result.bytes) or 1
+    base_bits = sum(bits * size for bits, size in zip(result.base_bits, result.bytes, strict=True)) / total
+    bits = sum(bits * size for bits, size in zip(result.bits, result.bytes, strict=True)) / total
+    return ForgettingMeasured(
+        task=spec.task,
+        run_id=spec.run_id,
+        evaluation_id=spec.evaluation_id,
+        candidate=spec.candidate,
+        suite=result.suite,
+        questions=n,
+        base_accuracy=base,
+        accuracy=mine,
+        accuracy_drop=(base - mine) * scale,
+        drop_low=paired.low * scale if paired else 0.0,
+        drop_high=paired.high * scale if paired else 0.0,
+        base_bits_per_byte=base_bits,
+        bits_per_byte=bits,
+        bits_rise=bits / base_bits - 1 if base_bits else 0.0,
+        seconds=result.seconds,
+    )

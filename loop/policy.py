@@ -1,0 +1,192 @@
+"""What to do next. Pure: a function of the folded state, the settings and the time.
+
+`decide` gives commands, `waits` says in words what the loop is waiting for; both read the same rules.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from loop import commands as cmd
+from loop.settings import Settings, TaskSettings
+from loop.state import Cycle, LoopState, Plan, TaskState
+
+BUSY_PHASES = ("training", "evaluating")
+PROMPT_EXAMPLES = 12  # labelled examples that a choice between prompts needs at least
+
+
+def decide(state: LoopState, settings: Settings, now: datetime) -> list[cmd.Command]:
+    """The commands that are due, at most one of them starting a busy child process.
+
+    While the loop is paused only running steps are watched; nothing new starts.
+    """
+    watched = [command for task in state.tasks.values() if (command := _watch(task)) is not None]
+    if state.paused:
+        return watched
+    free = not watched
+    orders: list[cmd.Command] = []
+    for name, task_settings in settings.tasks.items():
+        task = state.task(name)
+        if _harvest_is_due(task, task_settings, now):
+            orders.append(cmd.Harvest(task=name))
+        if (reason := _rollback_reason(task, task_settings)) is not None:
+            orders.append(cmd.RollBack(task=name, reason=reason))
+        if (command := _cycle_step(task, task_settings)) is not None and (free or not _is_busy(command)):
+            orders.append(command)
+            free = free and not _is_busy(command)
+    return watched + orders
+
+
+def waits(state: LoopState, settings: Settings, name: str) -> list[str]:
+    """What the loop waits for in one task, each a short clause for a person ("7 more labels until training")."""
+    task, rules = state.task(name), settings.tasks[name]
+    texts: list[str] = []
+    if state.paused:
+        texts.append("paused: " + (state.pause_reason or "`tuneloop resume` goes on"))
+    if not task.baseline:
+        missing = max(0, PROMPT_EXAMPLES - task.train_total)
+        texts.append(f"{missing} more labels until the prompt versions are compared" if missing else "a prompt")
+    cycle = task.cycle
+    if cycle is not None and cycle.phase == "parked":
+        texts.append(f"{cycle.run_id} is parked ({cycle.reason}); `tuneloop train` tries again")
+    if cycle is not None and (missing := _exam_missing(task, rules, cycle)) > 0:
+        texts.append(f"{missing} more audit labels until {cycle.adapter} is judged")
+    if cycle is None or cycle.undecided or cycle.phase == "parked":
+        missing = _labels_missing(task, rules)
+        texts.append(f"{missing} more labels until training" if missing > 0 else "a free machine for training")
+    return texts
+
+
+def is_plateau(task: TaskState, rules: TaskSettings) -> bool:
+    """Whether the last candidates in a row gained less than the delta over their champion."""
+    last = task.gains[-rules.trigger.plateau_rounds :]
+    return len(last) == rules.trigger.plateau_rounds and all(gain < rules.trigger.plateau_delta for gain in last)
+
+
+def _is_busy(command: cmd.Command) -> bool:
+    return isinstance(command, cmd.StartTraining | cmd.StartEvaluation | cmd.AdoptPrompt)
+
+
+def _watch(task: TaskState) -> cmd.WatchStep | None:
+    cycle = task.cycle
+    if cycle is None or cycle.phase not in BUSY_PHASES:
+        return None
+    kind = "train" if cycle.phase == "training" else "evaluate"
+    return cmd.WatchStep(task=task.task, run_id=cycle.run_id, kind=kind, attempt=cycle.attempt)
+
+
+def _harvest_is_due(task: TaskState, rules: TaskSettings, now: datetime) -> bool:
+    if task.fresh_feedback > 0 or task.fresh_records >= rules.harvest.min_new:
+        return True
+    if task.fresh_records == 0:
+        return False
+    return task.harvested_at is None or (now - task.harvested_at).total_seconds() >= rules.harvest.every_seconds
+
+
+def _rollback_reason(task: TaskState, rules: TaskSettings) -> str | None:
+    """Production disagrees with the champion clearly more often than with the one before it."""
+    if len(task.deployed) < 2:
+        return None
+    now, before = task.deployed[-1].answerer, task.deployed[-2].answerer
+    if before in task.rolled_back or now not in task.served or before not in task.served:
+        return None
+    here, there = task.served[now], task.served[before]
+    needed = rules.rollback.min_feedback
+    if here.disagreements == 0 or min(here.records, there.records) < needed:
+        return None
+    worse = here.disagreements / here.records - there.disagreements / there.records
+    if worse <= rules.rollback.drop:
+        return None
+    return f"production corrected {now} {worse:.0%} more often than {before}"
+
+
+def _cycle_step(task: TaskState, rules: TaskSettings) -> cmd.Command | None:
+    name, cycle = task.task, task.cycle
+    if cycle is None or cycle.phase == "parked":
+        return _new_cycle(task, rules)
+    match cycle.phase:
+        case "frozen" | "interrupted":
+            if cycle.failures >= rules.training.max_attempts:
+                return cmd.Park(task=name, run_id=cycle.run_id, kind="train", reason=cycle.reason)
+            return cmd.StartTraining(task=name, run_id=cycle.run_id, attempt=cycle.attempt + 1)
+        case "trained":
+            return cmd.RegisterAdapter(task=name, run_id=cycle.run_id)
+        case "registered":
+            if cycle.failures >= rules.training.max_attempts:
+                return cmd.Park(task=name, run_id=cycle.run_id, kind="evaluate", reason=cycle.reason)
+            return None if _exam_missing(task, rules, cycle) > 0 else _look(task, cycle)
+        case "evaluated":
+            return cmd.Judge(task=name, run_id=cycle.run_id)
+        case "judged":
+            return _after_verdict(task, rules, cycle)
+        case _:
+            return None
+
+
+def _after_verdict(task: TaskState, rules: TaskSettings, cycle: Cycle) -> cmd.Command | None:
+    if cycle.verdict == "promote":
+        return cmd.Promote(task=task.task, run_id=cycle.run_id)
+    if cycle.verdict == "reject":
+        return cmd.Reject(task=task.task, run_id=cycle.run_id, reason=cycle.reason)
+    if _new_cycle(task, rules) is not None:
+        return cmd.Reject(task=task.task, run_id=cycle.run_id, reason="undecided when newer labels came in")
+    return None if _exam_missing(task, rules, cycle) > 0 else _look(task, cycle)
+
+
+def _look(task: TaskState, cycle: Cycle) -> cmd.StartEvaluation:
+    """The next look at the exam; a retry after an interruption is the same look."""
+    spent = task.looks.get(cycle.adapter, 0)
+    return cmd.StartEvaluation(
+        task=task.task,
+        run_id=cycle.run_id,
+        attempt=cycle.attempt + 1,
+        look=spent if cycle.attempt > 0 else spent + 1,
+        adapter=cycle.adapter,
+        artifact=cycle.artifact,
+    )
+
+
+def _exam_missing(task: TaskState, rules: TaskSettings, cycle: Cycle) -> int:
+    """Audit labels that the next look still needs; 0 where no look is waiting for any."""
+    if cycle.undecided:
+        return max(0, cycle.exam + rules.gate.exam_growth - task.exam_total)
+    if cycle.phase == "registered" and cycle.attempt == 0:
+        return max(0, rules.gate.min_exam - task.exam_total)
+    return 0
+
+
+def _labels_missing(task: TaskState, rules: TaskSettings) -> int:
+    """Training-side labels until the next run; 0 or less means that one is due."""
+    since = max(task.trained_at, task.parked_at)
+    needed = since + rules.trigger.every if since > 0 else rules.trigger.first
+    if is_plateau(task, rules):
+        needed = max(needed, rules.trigger.overnight_examples)
+    return needed - task.train_total
+
+
+def _new_cycle(task: TaskState, rules: TaskSettings) -> cmd.Command | None:
+    name = task.task
+    if not task.baseline:
+        named = bool(rules.prompt)
+        return cmd.AdoptPrompt(task=name) if named or task.train_total >= PROMPT_EXAMPLES else None
+    run_id = f"{name}-run-{task.datasets + 1}"
+    plan: Plan = "overnight" if is_plateau(task, rules) else "standard"
+    if task.request is not None:
+        plan = task.request.plan if task.request.plan != "standard" else plan
+        return cmd.FreezeDataset(task=name, run_id=run_id, plan=plan, trigger=task.request.reason or "requested")
+    if task.evaluation_request is not None:
+        request = task.evaluation_request
+        return cmd.StartEvaluation(
+            task=name,
+            run_id=request.run_id,
+            attempt=1,
+            look=task.looks.get(request.adapter, 0) + 1,
+            adapter=request.adapter,
+            artifact=request.artifact,
+        )
+    if task.retry_gently:
+        return cmd.FreezeDataset(task=name, run_id=run_id, plan="gentle", trigger="general ability dropped")
+    if _labels_missing(task, rules) > 0:
+        return None
+    trigger = f"{task.train_total} training-side labels, {task.trained_at} at the last training"
+    return cmd.FreezeDataset(task=name, run_id=run_id, plan=plan, trigger=trigger)

@@ -1,0 +1,171 @@
+"""The two long-lived helpers of a daemon: the engine (models) and the gateway (production's door).
+
+They run as processes of their own, so that a busy or restarting daemon never keeps production waiting, and
+are started again when they die, with growing pauses. Their addresses stand in `services.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from adapters.specs import write_json
+from store.errors import ModelError
+
+log = logging.getLogger("tuneloop.services")
+FILE = "services.json"
+START_SECONDS = 120.0
+LONGEST_PAUSE = 60.0
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """Base URLs (with /v1 left out); empty where nothing runs."""
+
+    engine: str = ""
+    gateway: str = ""
+    pids: dict[str, int] = {}
+
+
+def read_endpoints(folder: Path) -> Endpoints:
+    """The addresses that the daemon wrote into `folder`; empty ones where there are none."""
+    try:
+        return msgspec.json.decode((folder / FILE).read_bytes(), type=Endpoints)
+    except (OSError, msgspec.MsgspecError):
+        return Endpoints()
+
+
+class Service:
+    """One process that writes its port into a file once it listens."""
+
+    def __init__(self, name: str, folder: Path, command: Callable[[Path], list[str]]) -> None:
+        """`command(port_file)` gives the argument list after the interpreter."""
+        self.name = name
+        self.url = ""
+        self._folder = folder
+        self._port_file = folder / f"{name}.port"
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failures = 0
+        self._not_before = 0.0
+        self._started = 0.0
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    def tend(self) -> bool:
+        """Start the process when it is down and its pause is over. Returns whether it listens."""
+        if self._process is not None and self._process.poll() is None:
+            if not self.url and self._port_file.exists():
+                port = self._port_file.read_text().strip()
+                self.url = f"http://127.0.0.1:{port}" if port else ""
+                self._failures = 0 if self.url else self._failures
+            elif not self.url and time.monotonic() - self._started > START_SECONDS:
+                log.error("the %s did not come up within %.0f s and is started again", self.name, START_SECONDS)
+                self._process.kill()
+            return bool(self.url)
+        now = time.monotonic()
+        if self._process is not None:
+            self._failures += 1
+            pause = min(LONGEST_PAUSE, 2.0**self._failures)
+            log.error("the %s ended with code %s; next try in %.0f s", self.name, self._process.returncode, pause)
+            self._process, self.url, self._not_before = None, "", now + pause
+        if now < self._not_before:
+            return False
+        self._port_file.unlink(missing_ok=True)
+        with (self._folder.parent / "logs" / f"{self.name}.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, *self._command(self._port_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+        self._started = now
+        return False
+
+    def wait(self, seconds: float, *, stopping: Callable[[], bool] = lambda: False) -> str:
+        """Tend until it listens.
+
+        Raises:
+            ModelError: it did not come up in time.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.tend():
+            if stopping() or time.monotonic() > deadline:
+                logs = self._folder.parent / "logs" / f"{self.name}.log"
+                raise ModelError(f"the {self.name} is not up", hint=f"Look at {logs}.")
+            time.sleep(0.05)
+        return self.url
+
+    def stop(self) -> None:
+        """End the process: SIGTERM first, SIGKILL after five seconds."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process, self.url = None, ""
+        with contextlib.suppress(FileNotFoundError):
+            self._port_file.unlink()
+
+
+class Services:
+    """All services of a daemon, and the file that tells others where they are."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._services: dict[str, Service] = {}
+        self._written = Endpoints()
+
+    def add(self, name: str, command: Callable[[Path], list[str]]) -> None:
+        """Register a service; `tend` starts it."""
+        self._services[name] = Service(name, self.folder, command)
+
+    def tend(self) -> Endpoints:
+        """Keep every service up and write their addresses when they have changed."""
+        for service in self._services.values():
+            service.tend()
+        current = Endpoints(
+            engine=self._url("engine"),
+            gateway=self._url("gateway"),
+            pids={name: service.pid for name, service in self._services.items() if service.pid},
+        )
+        if current != self._written:
+            write_json(self.folder / FILE, current)
+            self._written = current
+        return current
+
+    def wait(self, name: str, *, seconds: float = START_SECONDS, stopping: Callable[[], bool] = lambda: False) -> str:
+        """The service's URL, once it listens.
+
+        Raises:
+            ModelError: there is no such service or it did not come up in time.
+        """
+        if name not in self._services:
+            raise ModelError(f"no {name} is running here", hint="`tuneloop run` starts one.")
+        url = self._services[name].wait(seconds, stopping=stopping)
+        self.tend()
+        return url
+
+    def stop(self) -> None:
+        """End all services."""
+        for service in reversed(self._services.values()):
+            service.stop()
+        (self.folder / FILE).unlink(missing_ok=True)
+
+    def _url(self, name: str) -> str:
+        return self._services[name].url if name in self._services else ""
