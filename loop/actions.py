@@ -41,7 +41,7 @@ def label(
         UnknownLabel: the task has no such label.
     """
     for _ in range(ATTEMPTS):
-        row = _record(app, record_id)
+        version, row = _record(app, record_id)
         name = _known_label(app, row.task, label)
         if row.label == name and row.annotator == annotator:
             return []
@@ -56,7 +56,7 @@ def label(
             via=via,
             note=note,
         )
-        recorded = _append_on_record(app, row, event, annotator)
+        recorded = _append_on_record(app, version, event, annotator)
         if recorded:
             return recorded
     raise _busy(record_id)
@@ -70,11 +70,11 @@ def skip(app: App, record_id: str, *, annotator: str, reason: str = "") -> list[
         InputError: the record is not waiting for a review.
     """
     for _ in range(ATTEMPTS):
-        row = _record(app, record_id)
+        version, row = _record(app, record_id)
         if row.review != "open":
             raise InputError(f"{record_id} is not in the queue", hint="`tuneloop queue` lists what is.")
         event = ReviewSkipped(task=row.task, record_id=row.record_id, annotator=annotator, reason=reason)
-        recorded = _append_on_record(app, row, event, annotator)
+        recorded = _append_on_record(app, version, event, annotator)
         if recorded:
             return recorded
     raise _busy(record_id)
@@ -88,7 +88,7 @@ def withdraw(app: App, record_id: str, *, annotator: str, reason: str = "") -> l
         InputError: it carries no label.
     """
     for _ in range(ATTEMPTS):
-        row = _record(app, record_id)
+        version, row = _record(app, record_id)
         if not row.label:
             raise InputError(f"{record_id} carries no label", hint="`tuneloop show` tells what happened to it.")
         event = LabelWithdrawn(
@@ -100,7 +100,7 @@ def withdraw(app: App, record_id: str, *, annotator: str, reason: str = "") -> l
             annotator=annotator,
             reason=reason,
         )
-        recorded = _append_on_record(app, row, event, annotator)
+        recorded = _append_on_record(app, version, event, annotator)
         if recorded:
             return recorded
     raise _busy(record_id)
@@ -120,7 +120,7 @@ def undo(app: App, *, annotator: str) -> str:
         raise InputError(f"nothing by {annotator} is left to undo")
     event = last.event
     if isinstance(event, ReviewSkipped):
-        row = _record(app, event.record_id)
+        _, row = _record(app, event.record_id)
         app.workspace.log.append(
             [Draft(_requeue(row), _stream(row.record_id))], actor=annotator, now=app.now(), causation_id=last.event_id
         )
@@ -310,14 +310,16 @@ def _stream(record_id: str) -> str:
     return f"record/{record_id}"
 
 
-def _record(app: App, record_id: str) -> RecordRow:
+def _record(app: App, record_id: str) -> tuple[int, RecordRow]:
+    """The version of the record's stream and its row, which is at least as new as that version."""
+    version = app.workspace.log.version(_stream(record_id))
     app.workspace.projections.catch_up()
     row = queries.record(app.workspace, record_id)
     if row is None:
         raise UnknownRecord(f"there is no record {record_id!r}", hint="`tuneloop queue` lists what waits for a label.")
     if row.erased:
         raise UnknownRecord(f"the text of {record_id} was erased")
-    return row
+    return version, row
 
 
 def _known_label(app: App, task: str, label: str) -> str:
@@ -328,12 +330,14 @@ def _known_label(app: App, task: str, label: str) -> str:
     raise UnknownLabel(f"{task} has no label {label!r}", hint=f"Labels: {', '.join(labels)}.")
 
 
-def _append_on_record(app: App, row: RecordRow, event: Event, annotator: str) -> list[Recorded]:
-    """Append unless the record's stream moved since the row was read; empty then."""
-    stream = _stream(row.record_id)
+def _append_on_record(
+    app: App, version: int, event: LabelGiven | LabelWithdrawn | ReviewSkipped, annotator: str
+) -> list[Recorded]:
+    """Append unless the record's stream has moved on from `version`; empty then."""
+    stream = _stream(event.record_id)
     try:
         return app.workspace.log.append(
-            [Draft(event, stream)], actor=annotator, now=app.now(), expected={stream: row.version}
+            [Draft(event, stream)], actor=annotator, now=app.now(), expected={stream: version}
         )
     except Conflict:
         return []

@@ -32,6 +32,7 @@ class Paths:
         self.secret = self.home / SECRET
         self.quarantine = self.home / "quarantine"  # lines that could not be taken in
         self.claimed = self.home / "claimed"  # inbox files being read
+        self.run = self.home / "run"  # locks, ports and addresses of what runs now
         self.runs = self.home / "runs"  # run folders of steps
         self.artifacts = self.home / "artifacts"
         self.production = self.home / "production"  # what serves, as a projection of the deployments
@@ -41,7 +42,7 @@ class Paths:
 
     def folders(self) -> tuple[Path, ...]:
         return (
-            self.home, self.inbox, self.quarantine, self.claimed, self.runs, self.artifacts, self.production,
+            self.home, self.inbox, self.quarantine, self.claimed, self.run, self.runs, self.artifacts, self.production,
             self.logs, self.wandb, self.cache,
         )  # fmt: skip
 
