@@ -24,6 +24,7 @@ try:
 except ImportError:  # the standard library's SQLite: see JOURNAL_MODE
     import sqlite3 as driver
 
+DRIVER: Any = driver
 # Before 3.51.3 a checkpoint that races a writer can corrupt a WAL database.
 WAL_IS_SAFE: bool = tuple(driver.sqlite_version_info) >= (3, 51, 3)
 JOURNAL_MODE = "wal" if WAL_IS_SAFE else "delete"

@@ -264,6 +264,13 @@ class Log:
         with self._database.reading() as connection:
             return int(raw(connection).execute(_VERSION, (name,)).fetchone()[0] or 0)
 
+    def select(self, where: str, values: Sequence[Any], *, limit: int | None = None) -> list[Recorded]:
+        """The newest `limit` events that meet an SQL condition over the events' columns, oldest first."""
+        query = f"SELECT {COLUMNS} FROM events WHERE {where} ORDER BY position DESC LIMIT ?"  # noqa: S608
+        with self._database.reading() as connection:
+            rows = raw(connection).execute(query, (*values, -1 if limit is None else limit)).fetchall()
+        return list(self.decoded(rows[::-1]))
+
     def get(self, event_id: str) -> Recorded | None:
         with self._database.reading() as connection:
             row = raw(connection).execute(_BY_ID, (event_id,)).fetchone()

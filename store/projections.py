@@ -16,15 +16,16 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from store.database import Database, raw
-from store.folds import BLANKS, KEYS, Row, apply
+from store.folds import apply
 from store.log import COLUMNS, Log, Recorded
+from store.rows import BLANKS, KEYS, Row
 
 VERSION = 1  # raise it with any change of a table or a fold: old tables are then rebuilt
 CURSOR = "read-tables"
 BATCH = 2000  # events of one transaction: it holds the write lock for some tens of milliseconds
 SHADOW = "shadow_"
 
-_PAGE = f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
+PAGE_QUERY = f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
 
 
 class RowBatch:
@@ -83,7 +84,7 @@ class Projections:
     def cursor(self) -> int:
         """Position of the last event folded in; 0 where the tables are missing or of an older shape."""
         with self._database.reading() as connection:
-            return _cursor(raw(connection)) or 0
+            return read_cursor(raw(connection)) or 0
 
     def catch_up(self, *, batch: int = BATCH) -> int:
         """Fold all new events in; returns how many this call folded. Rebuilds tables that are missing or outdated.
@@ -94,14 +95,14 @@ class Projections:
         folded = 0
         while True:
             with self._database.reading() as connection:
-                cursor = _cursor(raw(connection))
+                cursor = read_cursor(raw(connection))
                 head = raw(connection).execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0]
             if cursor is None:
                 return folded + self.rebuild()
             if cursor >= head:
                 return folded
             with self._database.writing() as connection:
-                if _cursor(raw(connection)) is None:
+                if read_cursor(raw(connection)) is None:
                     continue
                 done, _ = self._step(connection, "", CURSOR, batch)
             folded += done
@@ -135,7 +136,7 @@ class Projections:
         """Fold one batch; returns how many events, and the position reached. The transaction is the caller's."""
         cursor = raw(connection).cursor()
         after = cursor.execute("SELECT position FROM cursors WHERE name = ?", (cursor_name,)).fetchone()[0]
-        page = cursor.execute(_PAGE, (after, batch)).fetchall()
+        page = cursor.execute(PAGE_QUERY, (after, batch)).fetchall()
         if not page:
             return 0, after
         fold(cursor, self._log.decoded(page), prefix)
@@ -196,7 +197,7 @@ def drop(connection: Connection, prefix: str) -> None:
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {prefix}{table}")
 
 
-def _cursor(connection: Any) -> int | None:
+def read_cursor(connection: Any) -> int | None:
     """The cursor; None where the tables have to be built: never built, dropped, or of another version."""
     row = connection.execute(
         "SELECT position FROM cursors WHERE name = ? AND version = ? AND "  # noqa: S608

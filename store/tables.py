@@ -1,6 +1,6 @@
 """The read tables: what the log says, arranged for questions. All of them can be dropped and rebuilt.
 
-`store.folds` fills them; a column added here needs its blank value there. Times are aware UTC.
+`store.folds` fills them; a column added here needs its blank value in `store.rows`. Times are aware UTC.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class TaskRow(ReadTable, table=True):
 
 
 class CounterRow(ReadTable, table=True):
-    """Numbers that would be slow to count: see `store.folds.contributions` for the names."""
+    """Numbers that would be slow to count: see `store.rows.contributions` for the names."""
 
     __tablename__ = "counters"
 
