@@ -1,0 +1,74 @@
+"""What several test files need: a tiny random Llama with a tokenizer, made without a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+TINY_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer Llama (fp32 safetensors, about 0.4 MB) with a byte-level BPE tokenizer of 768
+    tokens and a ChatML template, laid out as a real base model is. Widths are multiples of 64, so NF4 works."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_tiny_model(folder)
+    return folder
+
+
+def make_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 2) -> None:
+    """Write the model of the fixture `tiny_model` into `folder`; the same arguments give the same bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    data = Path(__file__).parents[1] / "adapters" / "data" / "general.jsonl"
+    lines = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=768,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator((m["content"] for line in lines for m in line["messages"]), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        model_max_length=1024,
+        **dict(zip(("unk_token", "bos_token", "eos_token"), specials, strict=True)),
+        **{"pad_token": specials[2]},
+    )
+    tokenizer.chat_template = TINY_TEMPLATE
+    config = LlamaConfig(
+        vocab_size=768,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config)
+    torch.random.set_rng_state(state)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))

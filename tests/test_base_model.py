@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters import base_model
+from store.errors import ModelError
+
+torch = pytest.importorskip("torch")
+
+
+def _copy(folder: Path, target: Path) -> Path:
+    shutil.copytree(folder, target)
+    return target
+
+
+def test_a_local_folder_is_used_as_it_is(tiny_model: Path) -> None:
+    assert base_model.ensure(str(tiny_model)) == tiny_model.resolve()
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "not a hub id"])
+def test_a_missing_model_is_a_model_error_with_a_hint(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        base_model.ensure(name, cache=tmp_path)
+    assert caught.value.hint
+
+
+def test_a_folder_without_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = _copy(tiny_model, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="safetensors"):
+        base_model.ensure(str(folder))
+    with pytest.raises(ModelError):
+        base_model.digest(folder)
+
+
+def test_the_digest_follows_the_content_not_the_place(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNELOOP_MODELS", str(tmp_path / "models"))
+    first = base_model.digest(tiny_model)
+    copy = _copy(tiny_model, tmp_path / "copy")
+    assert base_model.digest(copy) == first == base_model.digest(tiny_model)
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    assert base_model.digest(copy) != first
+
+
+def test_another_model_than_the_recorded_one_is_refused(tiny_model: Path) -> None:
+    ref = base_model.reference(tiny_model, "fp32")
+    other = type(ref)(path=ref.path, digest="sha256-" + "0" * 64, quantisation="fp32")
+    with pytest.raises(ModelError, match="recorded"):
+        base_model.load(other, "cpu")
+
+
+@pytest.mark.parametrize("quantisation", ["nf4", "bf16", "fp32"])
+def test_every_quantisation_loads_and_answers(tiny_model: Path, quantisation: Any) -> None:
+    model, tokenizer = base_model.load(base_model.reference(tiny_model, quantisation), "cpu")
+    ids = tokenizer("hello", return_tensors="pt").input_ids
+    assert model(ids).logits.shape == (1, ids.shape[1], 768)
+    layer = model.model.layers[0].mlp.up_proj
+    expected = {"nf4": torch.uint8, "bf16": torch.bfloat16, "fp32": torch.float32}[quantisation]
+    assert layer.weight.dtype == expected
+    if quantisation == "nf4":
+        state = layer.weight.quant_state
+        assert (state.quant_type, state.nested, layer.compute_dtype) == ("nf4", True, torch.bfloat16)
+
+
+def _lora_gradients(model: Any, ids: Any) -> Any:
+    model.train()
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(ids, labels=ids).loss.backward()
+    return torch.cat([p.grad.flatten() for n, p in model.named_parameters() if "lora_B" in n])
+
+
+def test_an_evaluation_leaves_nf4_gradients_as_they_were(tiny_model: Path) -> None:
+    """An evaluation forward on an AVX512-BF16 CPU must not swap in the matmul that has no gradient."""
+    from peft import LoraConfig, get_peft_model
+
+    base, tokenizer = base_model.load(base_model.reference(tiny_model, "nf4"), "cpu", training=True)
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    ids = tokenizer("one ticket about money, one about an error", return_tensors="pt").input_ids
+    before = _lora_gradients(model, ids)
+    model.eval()
+    with torch.no_grad():
+        model(ids)
+    after = _lora_gradients(model, ids)
+    assert before.norm() > 0
+    assert torch.equal(before, after)
+
+
+def test_the_flag_reaches_every_four_bit_layer(tiny_model: Path) -> None:
+    model, _ = base_model.load(base_model.reference(tiny_model, "nf4"), "cpu", training=True)
+    assert base_model.keep_differentiable(model) == 2 * 7
+    assert not any(getattr(module, "support_avx512bf16_for_cpu", False) for module in model.modules())
