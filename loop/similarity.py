@@ -1,0 +1,172 @@
+"""Near-duplicates without comparing everything with everything.
+
+Two texts are near-duplicates when the cosine of their character 4-grams (letter case, accents' encoding and runs of
+white space aside) reaches a threshold, 0.9 by default. A gram counts once however often it occurs: a row of
+exclamation marks makes no two texts alike. Candidates come from MinHash signatures cut into bands: texts that share
+a band are compared exactly.
+
+Source: Broder, A. (1997), "On the resemblance and containment of documents"; Indyk, P. and Motwani, R. (1998),
+"Approximate nearest neighbors". A cosine of 0.9 between sets is a Jaccard similarity of at least 0.81; with 16 bands
+of 4 rows such a pair is missed with a probability below 2 in 10,000.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+GRAM = 4  # characters
+BANDS = 16
+ROWS = 4
+THRESHOLD = 0.9
+_CHUNK_CHARS = 400_000  # characters hashed at once: bounds memory at about 250 MB
+_CROWD = 64  # clusters that one bucket's member is compared with, at most
+
+
+def normalised(text: str) -> str:
+    """The form that is compared: NFKC, letter case folded, white space runs as one space."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def grams(text: str) -> frozenset[str]:
+    """The character 4-grams of the padded, normalised text."""
+    padded = f" {normalised(text)} ".ljust(GRAM)
+    return frozenset(padded[i : i + GRAM] for i in range(len(padded) - GRAM + 1))
+
+
+def cosine(first: frozenset[str], second: frozenset[str]) -> float:
+    """Cosine of two sets: what they share over the geometric mean of their sizes, 0..1."""
+    return len(first & second) / math.sqrt(len(first) * len(second)) if first and second else 0.0
+
+
+def similarity(first: str, second: str) -> float:
+    """Cosine of the character 4-grams of two texts, 0..1."""
+    return cosine(grams(first), grams(second))
+
+
+def band_keys(text: str) -> list[bytes]:
+    """The text's 16 band keys. They are plain hashes: key them with a secret before storing them."""
+    return _all_band_keys([text])[0]
+
+
+def near_duplicates(
+    text: str, candidates: Iterable[tuple[str, str]], threshold: float = THRESHOLD
+) -> list[tuple[str, float]]:
+    """(id, cosine) of the candidates (id, text) that are near-duplicates of `text`, the nearest first."""
+    own = grams(text)
+    found = [(identity, cosine(own, grams(other))) for identity, other in candidates]
+    found = [item for item in found if item[1] >= threshold]
+    return sorted(found, key=lambda item: (-item[1], item[0]))
+
+
+def near_duplicate_groups(texts: Sequence[str], threshold: float = THRESHOLD) -> list[list[int]]:
+    """Indices of the texts, grouped: near-duplicates, and chains of them, share a group.
+
+    Groups and their members are in the order of the texts; most groups hold one. Memory and time grow with the
+    number of texts, not with its square: within a crowded bucket a text is compared with one member of each
+    cluster.
+    """
+    exact: dict[str, int] = {}
+    first_of = [exact.setdefault(normalised(text), index) for index, text in enumerate(texts)]
+    unique = sorted(set(first_of))
+    parent = {index: index for index in unique}
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    buckets: dict[bytes, list[int]] = {}
+    for index, keys in zip(unique, _all_band_keys([texts[index] for index in unique]), strict=True):
+        for key in keys:
+            buckets.setdefault(key, []).append(index)
+    checked: set[tuple[int, int]] = set()
+    for members in buckets.values():
+        if len(members) == 1:
+            continue
+        seen = [members[0]]
+        for member in members[1:]:
+            for other in seen[:_CROWD]:
+                pair = (other, member)
+                if root(other) == root(member) or pair in checked:
+                    continue
+                checked.add(pair)
+                if similarity(texts[other], texts[member]) >= threshold:
+                    low, high = sorted((root(other), root(member)))
+                    parent[high] = low
+            if all(root(member) != root(other) for other in seen):
+                seen.append(member)
+    groups: dict[int, list[int]] = {}
+    for index, first in enumerate(first_of):
+        groups.setdefault(root(first), []).append(index)
+    return list(groups.values())
+
+
+def _all_band_keys(texts: Sequence[str]) -> list[list[bytes]]:
+    keys: list[list[bytes]] = []
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        padded = f" {normalised(text)} ".ljust(GRAM)
+        if chunk and size + len(padded) > _CHUNK_CHARS:
+            keys += _chunk_keys(chunk)
+            chunk, size = [], 0
+        chunk.append(padded)
+        size += len(padded)
+    return keys + _chunk_keys(chunk) if chunk else keys
+
+
+def _chunk_keys(padded: Sequence[str]) -> list[list[bytes]]:
+    import numpy as np
+
+    lengths = np.array([len(text) for text in padded])
+    points = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
+    windows = np.zeros(len(points) - GRAM + 1, dtype=np.uint64)
+    for offset in range(GRAM):
+        windows = windows * np.uint64(0x9E3779B97F4A7C15) + points[offset : len(points) - GRAM + 1 + offset]
+    windows = _mixed(windows)
+    # one that starts in a text's last three characters reaches into the next text: it is no gram
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    inside = np.ones(len(windows), dtype=bool)
+    for back in range(1, GRAM):
+        crossing = ends[:-1] - back
+        inside[crossing] = False
+    kept = windows[inside]
+    firsts = starts - (GRAM - 1) * np.arange(len(padded))
+    minima = np.empty((len(padded), BANDS * ROWS), dtype=np.uint64)
+    for row, (factor, shift) in enumerate(_permutations()):
+        minima[:, row] = np.minimum.reduceat(_mixed(kept * np.uint64(factor) + np.uint64(shift)), firsts)
+    return [
+        [
+            hashlib.blake2b(bytes([band]) + row[band * ROWS : (band + 1) * ROWS].tobytes(), digest_size=8).digest()
+            for band in range(BANDS)
+        ]
+        for row in minima
+    ]
+
+
+def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Each value's bits well mixed (the finaliser of splitmix64)."""
+    import numpy as np
+
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _permutations() -> list[tuple[int, int]]:
+    """Fixed odd factors and shifts of 64 bits: stored keys must mean the same tomorrow."""
+    pairs = []
+    for row in range(BANDS * ROWS):
+        digest = hashlib.blake2b(f"tuneloop minhash {row}".encode(), digest_size=16).digest()
+        pairs.append((int.from_bytes(digest[:8], "little") | 1, int.from_bytes(digest[8:], "little")))
+    return pairs

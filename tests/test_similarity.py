@@ -1,0 +1,105 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loop.similarity import band_keys, cosine, grams, near_duplicate_groups, near_duplicates, similarity
+
+TICKETS = [
+    "I was charged twice for March, please refund one of the payments.",
+    "The export to CSV stops at 100 rows and then shows an error.",
+    "How do I change the e-mail address of my account?",
+    "Nobody in our hospital can log in since this morning!",
+]
+texts = st.text(max_size=60)
+
+
+def test_small_changes_are_near_and_other_tickets_are_not() -> None:
+    changed = "i was charged TWICE for March,  please refund one of the payments!!"
+    assert similarity(TICKETS[0], changed) > 0.9
+    assert max(similarity(TICKETS[0], other) for other in TICKETS[1:]) < 0.5
+    found = near_duplicates(changed, enumerate_ids(TICKETS))
+    assert [name for name, _ in found] == ["0"]
+
+
+def enumerate_ids(values: list[str]) -> list[tuple[str, str]]:
+    return [(str(index), value) for index, value in enumerate(values)]
+
+
+@given(texts, texts)
+def test_cosine_is_a_cosine(first: str, second: str) -> None:
+    value = similarity(first, second)
+    assert 0 <= value <= 1 + 1e-9
+    assert value == pytest.approx(similarity(second, first))
+    assert similarity(first, first) == pytest.approx(1)
+
+
+@given(st.lists(texts, min_size=1, max_size=20))
+@settings(max_examples=50)
+def test_keys_do_not_depend_on_the_batch(values: list[str]) -> None:
+    from loop.similarity import _all_band_keys
+
+    assert _all_band_keys(values) == [band_keys(value) for value in values]
+
+
+@given(st.lists(st.sampled_from("abcdefghijklmnop"), min_size=40, max_size=120), st.integers(0, 39), st.booleans())
+@settings(max_examples=200)
+def test_an_edit_of_one_character_is_found(letters: list[str], at: int, remove: bool) -> None:
+    text = "".join(letters)
+    changed = text[:at] + ("" if remove else "z") + text[at + 1 :]
+    if similarity(text, changed) < 0.9:
+        return
+    assert set(band_keys(text)) & set(band_keys(changed))
+
+
+@given(st.lists(st.sampled_from([*TICKETS, *(t + "!" for t in TICKETS), *(t.upper() for t in TICKETS)]), max_size=15))
+def test_groups_are_a_partition_of_near_duplicates(values: list[str]) -> None:
+    groups = near_duplicate_groups(values)
+    assert sorted(index for group in groups for index in group) == list(range(len(values)))
+    of = {index: number for number, group in enumerate(groups) for index in group}
+    for a, first in enumerate(values):
+        for b, second in enumerate(values):
+            assert (of[a] == of[b]) == (similarity(first, second) >= 0.9)
+    assert groups == [sorted(group) for group in groups]
+
+
+def test_many_copies_stay_cheap() -> None:
+    values = [f"{TICKETS[n % 4]} {'.' * (n % 3)}" for n in range(4000)]
+    start = time.perf_counter()
+    assert len(near_duplicate_groups(values)) == 4
+    assert time.perf_counter() - start < 5
+
+
+def test_empty_and_short_texts() -> None:
+    assert near_duplicate_groups([]) == []
+    assert near_duplicate_groups(["", " ", "a", "A ", "b"]) == [[0, 1], [2, 3], [4]]
+    assert cosine(grams(""), grams("a")) == 0
+
+
+def test_real_queries_with_all_pairs() -> None:
+    data = os.environ.get("TUNELOOP_BENCH_DATA")
+    if not data:
+        pytest.skip("TUNELOOP_BENCH_DATA is not set")
+    import csv
+
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.preprocessing import normalize
+
+    path = next(Path(data).glob("banking77/*test*.csv"))
+    with path.open(encoding="utf-8", newline="") as file:
+        values = [row[0] for row in csv.reader(file)][1:1501]
+    from loop.similarity import normalised
+
+    counts = normalize(
+        CountVectorizer(analyzer="char", ngram_range=(4, 4), lowercase=False, binary=True).fit_transform(
+            f" {normalised(value)} " for value in values
+        )
+    )
+    pairs = (counts @ counts.T).tocoo()
+    near = {(a, b) for a, b, v in zip(pairs.row, pairs.col, pairs.data, strict=True) if a < b and v >= 0.9}
+    of = {index: number for number, group in enumerate(near_duplicate_groups(values)) for index in group}
+    found = sum(of[a] == of[b] for a, b in near)
+    assert found >= 0.99 * len(near)
