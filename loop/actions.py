@@ -22,12 +22,15 @@ from store.events import (
     LabelWithdrawn,
     LoopPaused,
     LoopResumed,
+    ReviewReason,
+    ReviewRequested,
     ReviewSkipped,
     TrainingRequested,
 )
 from store.log import Draft, Recorded
 from store.tables import RecordRow
 
+UNDO_DEPTH = 200  # of a person's own actions
 ATTEMPTS = 5  # at an append that others keep getting in the way of
 
 
@@ -115,9 +118,7 @@ def undo(app: App, *, annotator: str) -> str:
     Raises:
         InputError: there is nothing of this person's left to undo.
     """
-    last = queries.last_review_action(app.workspace, annotator)
-    if last is None:
-        raise InputError(f"nothing by {annotator} is left to undo")
+    last = _last_standing(app, annotator)
     event = last.event
     if isinstance(event, ReviewSkipped):
         _, row = _record(app, event.record_id)
@@ -140,9 +141,10 @@ def give_feedback(app: App, task: str, record: str, label: str, *, source: str =
         UnknownRecord: there is no such record.
         UnknownLabel: the task has no such label.
     """
-    row = queries.record(app.workspace, record) or queries.record(
-        app.workspace, app.workspace.record_id(task, record)
-    )
+    app.workspace.projections.catch_up()
+    row = queries.record(app.workspace.read, record)
+    if row is None:
+        row = queries.record(app.workspace.read, external_record_id(task, record))
     if row is None or row.task != task:
         raise UnknownRecord(f"{task} has no record {record!r}", hint="`tuneloop ingest` brings records in.")
     name = _known_label(app, task, label)
@@ -204,7 +206,7 @@ def request_evaluation(
         GateRefused: its looks are spent, or another candidate is being worked on.
     """
     rules = app.settings.task(task)
-    row = queries.adapter(app.workspace, adapter)
+    row = queries.adapter(app.workspace.read, task, adapter)
     if row is None or row.task != task:
         raise InputError(f"{task} has no adapter {adapter!r}", hint="`tuneloop adapters` lists them.")
     state = app.state().task(task)
@@ -247,10 +249,11 @@ def promote(
             task=task, answerer=answerer, kind="prompt", previous=champion.answerer, forced=True, reason=reason
         )
     else:
-        row = queries.adapter(app.workspace, answerer)
+        row = queries.adapter(app.workspace.read, task, answerer)
         if row is None or row.task != task:
             raise InputError(f"{task} has no answerer {answerer!r}", hint="`tuneloop adapters` lists them.")
-        verdict = queries.last_verdict(app.workspace, answerer)
+        looks = queries.evaluations(app.workspace.read, task, candidate=answerer)
+        verdict = looks[0].verdict if looks else ""
         if verdict != "promote" and not force:
             raise GateRefused(
                 f"the gate's last word on {answerer} was {verdict or 'not given yet'}",
@@ -314,7 +317,7 @@ def _record(app: App, record_id: str) -> tuple[int, RecordRow]:
     """The version of the record's stream and its row, which is at least as new as that version."""
     version = app.workspace.log.version(_stream(record_id))
     app.workspace.projections.catch_up()
-    row = queries.record(app.workspace, record_id)
+    row = queries.record(app.workspace.read, record_id)
     if row is None:
         raise UnknownRecord(f"there is no record {record_id!r}", hint="`tuneloop queue` lists what waits for a label.")
     if row.erased:
@@ -347,9 +350,28 @@ def _busy(record_id: str) -> Conflict:
     return Conflict(f"{record_id} keeps changing under our hands", hint="Try again in a moment.")
 
 
-def _requeue(row: RecordRow) -> Event:
-    from store.events import ReviewReason, ReviewRequested
+def _last_standing(app: App, annotator: str) -> Recorded:
+    """The newest label or skip of this person that nothing has replaced since."""
+    app.workspace.projections.catch_up()
+    recent = app.workspace.log.select(
+        "type IN ('LabelGiven', 'ReviewSkipped') AND json_extract(payload, '$.annotator') = ?",
+        [annotator],
+        limit=UNDO_DEPTH,
+    )
+    for recorded in reversed(recent):
+        event = recorded.event
+        if isinstance(event, LabelGiven) and event.via != "undo":
+            row = queries.record(app.workspace.read, event.record_id)
+            if row is not None and row.label and row.label_position == recorded.position:
+                return recorded
+        if isinstance(event, ReviewSkipped):
+            row = queries.record(app.workspace.read, event.record_id)
+            if row is not None and row.review == "skipped" and not row.label:
+                return recorded
+    raise InputError(f"nothing by {annotator} is left to undo", hint="`tuneloop history` shows what was done.")
 
+
+def _requeue(row: RecordRow) -> Event:
     reasons = [ReviewReason(**reason) for reason in row.reasons]
     return ReviewRequested(
         task=row.task,

@@ -14,7 +14,7 @@ from loop.state import TaskState
 from prompts import templates
 from store import queries
 from store.prompting import PromptSpec
-from store.tables import RecordRow
+from store.queries import Labelled
 
 if TYPE_CHECKING:
     from prompts.client import Answerer
@@ -73,9 +73,11 @@ def render(app: App, rules: TaskSettings, name: str, shots: Sequence[str] = ()) 
     """
     template = templates.read(name, app.root / "prompts")
     texts = app.workspace.texts.many(list(shots))
-    labels = {row.record_id: row.label for row in queries.records(app.workspace, ids=list(shots))} if shots else {}
+    rows = [queries.record(app.workspace.read, one) for one in shots]
     examples = [
-        templates.Shot(text=texts[one], label=str(labels[one])) for one in shots if one in texts and labels.get(one)
+        templates.Shot(text=texts[row.record_id], label=row.label)
+        for row in rows
+        if row is not None and row.label and row.record_id in texts
     ]
     return templates.render(
         template, rules.labels, about=rules.description, definitions=rules.label_descriptions, shots=examples
@@ -98,10 +100,10 @@ def training_prompt(app: App, rules: TaskSettings) -> PromptSpec:
     return render(app, rules, "zero-shot@1")
 
 
-def choose_shot_records(app: App, rules: TaskSettings, rows: Sequence[RecordRow]) -> list[str]:
+def choose_shot_records(app: App, rules: TaskSettings, rows: Sequence[Labelled]) -> list[str]:
     """Ids of the examples that few-shot prompts show, drawn from labelled training-side records."""
     texts = app.workspace.texts.many([row.record_id for row in rows])
     by_text = {texts[row.record_id]: row.record_id for row in rows if row.record_id in texts}
-    shots = [templates.Shot(text=texts[row.record_id], label=str(row.label)) for row in rows if row.record_id in texts]
+    shots = [templates.Shot(text=texts[row.record_id], label=row.label) for row in rows if row.record_id in texts]
     chosen = templates.choose_shots(shots, rules.labels, rules.shots)
     return [by_text[shot.text] for shot in chosen]

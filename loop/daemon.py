@@ -17,7 +17,7 @@ from types import FrameType
 import msgspec
 
 from loop import commands as cmd
-from loop import handlers, intake
+from loop import handlers, intake, serving
 from loop.bootstrap import App
 from loop.lease import acquire
 from loop.policy import decide, waits
@@ -60,7 +60,7 @@ class Daemon:
             services=self._services,
             stopping=self.stop_flag.is_set,
         )
-        handlers.add_services(self._context)
+        serving.add_services(app, self._services)
         self._pauses: dict[tuple[str, str], tuple[int, float]] = {}
         self._snapshot_at = 0
         self._running_step = False
@@ -137,7 +137,7 @@ class Daemon:
             events += fresh
             if not fresh or self.stop_flag.is_set():
                 break
-        events += self._guard(("", "production"), lambda: handlers.point_production(self._context))
+        self._guard(("", "production"), self._point_production)
         self.app.workspace.projections.catch_up()
         state = self.app.state()
         self._running_step = any(task.cycle and task.cycle.phase in ("training", "evaluating") for task in
@@ -147,6 +147,10 @@ class Daemon:
             self._snapshot_at = state.position
         waiting = {name: waits(state, self.app.settings, name) for name in self.app.settings.tasks}
         return TickReport(commands=done, events=events, waiting=waiting)
+
+    def _point_production(self) -> list[Recorded]:
+        serving.point_production(self.app, self._services.tend().engine, self._lease.epoch)
+        return []
 
     def _round(self, done: list[str]) -> list[Recorded]:
         events: list[Recorded] = []

@@ -36,10 +36,10 @@ CONTROL = "control"  # the name the control competes under, and its folder in a 
 
 def exam_items(app: App, task: str) -> list[ExamItem]:
     """The exam as it stands: labelled audit draws, and harvested failures of the exam side marked as hard."""
-    rows = queries.labelled(app.workspace, task, side="exam")
+    rows = queries.labelled(app.workspace.read, task, side="exam")
     texts = app.workspace.texts.many([row.record_id for row in rows])
     return [
-        ExamItem(id=row.record_id, text=texts[row.record_id], label=str(row.label), hard=not row.audit)
+        ExamItem(id=row.record_id, text=texts[row.record_id], label=row.label, hard=not row.audit)
         for row in rows
         if row.record_id in texts
     ]
@@ -64,7 +64,7 @@ def prepare(
         wanted.insert(0, task.champion.answerer)
     control = ""
     for name in wanted:
-        row = queries.adapter(app.workspace, name)
+        row = queries.adapter(app.workspace.read, task.task, name)
         artifact = row.artifact if row else command.artifact
         control = row.control if row else control
         answerers.append(
@@ -124,6 +124,11 @@ def ask_remote_baseline(app: App, task: TaskState, rules: TaskSettings, folder: 
             for item, answer in zip(items, answers, strict=True)
         ],
     )
+
+
+def read_exam(folder: Path) -> list[ExamItem]:
+    """The items of a look, from its run folder."""
+    return read_lines(folder / "exam.jsonl", ExamItem)
 
 
 def finish(app: App, folder: Path, baseline: str) -> list[Event]:

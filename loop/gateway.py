@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 BODY_LIMIT = 1_000_000  # bytes
-TOP_LOGPROBS = 5
+TOP_LOGPROBS = 20
 
 
 class Refusal(Exception):

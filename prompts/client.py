@@ -84,6 +84,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     raw: str = ""
     confidence: float | None = None  # probability of the answer, 0..1; None where the endpoint gives none
     margin: float | None = None  # first minus second label's probability, 0..1
+    answered_by: str = ""  # the model that the endpoint says it was
     latency_ms: float = 0.0
     error: str = ""
 
@@ -210,7 +211,14 @@ class Answerer:
             raise self._error(error) from None
         label = parse_answer(raw, prompt, labels)
         confidence, margin = (None, None) if prompt.reasoning else _certainty(label, labels, tokens)
-        return Answer(label=label, raw=raw, confidence=confidence, margin=margin, latency_ms=_since(start))
+        return Answer(
+            label=label,
+            raw=raw,
+            confidence=confidence,
+            margin=margin,
+            answered_by=str(getattr(completion, "model", "") or ""),
+            latency_ms=_since(start),
+        )
 
     def _error(self, error: Exception) -> EndpointError:
         kind = kind_of(error)
