@@ -10,9 +10,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from store.prompting import PromptSpec
+
 _LONGEST = 20_000  # characters that are looked at: half from the start, half from the end
 _MARKER = re.compile(r"\b(?:label|category|class|answer)\b[ \t*_`\"']*[:=：][ \t*_`\"']*")
-_FINAL = re.compile(r"\blabel\b[ \t*_`\"']*[:=：]")
+_FINAL = re.compile(r"\blabel\b[ \t*_`\"']*[:=：]", re.IGNORECASE)
 _NEGATED = re.compile(r"(?:\b(?:not|never|no|nor|neither|without)|n['’]t)\s+(?:an?\s+|the\s+)?$")
 _EDGES = " \t\r\n.,;:!?\"'`*_~#()[]{}<>|“”‘’«»-–—="
 
@@ -44,6 +46,21 @@ def parse_label(raw: str, labels: Sequence[str]) -> str | None:
         after = [line for line in text[final[-1].end() :].splitlines() if line.strip(_EDGES)]
         return _only_mention(after[0], known) if after else None
     return _only_mention(text, known)
+
+
+def parse_answer(raw: str, prompt: PromptSpec, labels: Sequence[str]) -> str | None:
+    """The label that `raw` answers `prompt` with, or None: an abstention.
+
+    A prompt that asks for reasoning is answered on the line of the last "Label:", else on the last line; what is
+    weighed before it is no answer. Any other prompt is read by `parse_label` alone.
+    """
+    if not prompt.reasoning:
+        return parse_label(raw, labels)
+    marks = list(_FINAL.finditer(raw))
+    lines = [line for line in (raw[marks[-1].end() :] if marks else raw).splitlines() if line.strip(_EDGES)]
+    if not lines:
+        return None
+    return parse_label(lines[0] if marks else lines[-1], labels)
 
 
 def _normalised(labels: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,108 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapters.control import Control
+from store.errors import ArtifactError, InputError
+
+TEXTS = {
+    "billing": [
+        "I was charged twice for May",
+        "refund my last invoice please",
+        "wrong amount on the invoice",
+        "the charge on my card",
+    ],
+    "technical": [
+        "the app crashes on login",
+        "error 500 when I open reports",
+        "login page will not load",
+        "app freezes after update",
+    ],
+    "general": [
+        "what are your opening hours",
+        "do you have an office in Lyon",
+        "how do I become a partner",
+        "thanks for the help",
+    ],
+}
+PAIRS = [(text, label) for label, texts in TEXTS.items() for text in texts]
+
+
+@pytest.fixture(scope="module")
+def control() -> Control:
+    return Control.fit([text for text, _ in PAIRS], [label for _, label in PAIRS])
+
+
+def test_it_learns_and_its_probabilities_add_up(control: Control) -> None:
+    assert control.predict(["my invoice shows a wrong charge", "crashes at login"]) == ["billing", "technical"]
+    for shares in control.predict_proba(["hello", "", "¿qué?"]):
+        assert set(shares) == set(TEXTS) and sum(shares.values()) == pytest.approx(1.0)
+    assert control.predict_proba([]) == []
+    assert control.cross_validated is not None and 0 <= control.cross_validated <= 1
+
+
+def test_it_equals_scikit_learn_on_all_columns(control: Control) -> None:
+    """The solution within the span of the examples is the solution over all n-grams."""
+    from scipy import sparse
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    views = [
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),  # noqa: S106
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
+    ]
+    features = sparse.hstack([view.fit_transform([text for text, _ in PAIRS]) for view in views])
+    plain = LogisticRegression(C=control.strength, class_weight="balanced", max_iter=5000, tol=1e-8)
+    plain.fit(features, [label for _, label in PAIRS])
+    asked = ["invoice for the app", "opening hours", "zzz"]
+    theirs = plain.predict_proba(sparse.hstack([view.transform(asked) for view in views]))
+    ours = [[shares[label] for label in plain.classes_] for shares in control.predict_proba(asked)]
+    assert np.abs(theirs - np.asarray(ours)).max() < 2e-3
+
+
+def test_saved_and_loaded_it_answers_the_same_without_pickle(control: Control, tmp_path: Path) -> None:
+    control.save(tmp_path / "control")
+    assert sorted(path.name for path in (tmp_path / "control").iterdir()) == ["control.json", "weights.npz"]
+    again = Control.load(tmp_path / "control")
+    texts = ["charged twice", "freezes", "Привет"]
+    assert again.predict_proba(texts) == control.predict_proba(texts)
+    with np.load(tmp_path / "control" / "weights.npz", allow_pickle=False) as arrays:
+        assert all(arrays[name].dtype == np.float64 for name in arrays.files)
+
+
+def test_two_classes_one_example_each() -> None:
+    control = Control.fit(["refund", "crash"], ["billing", "technical"])
+    assert control.predict(["refund", "crash"]) == ["billing", "technical"]
+    assert control.cross_validated is None
+
+
+@pytest.mark.parametrize("texts", [["a b", "c d"], ["", ""]])
+def test_what_it_cannot_learn_from_is_refused(texts: list[str]) -> None:
+    with pytest.raises(InputError):
+        Control.fit(texts, ["billing", "billing" if texts[0] else "general"])
+
+
+def test_a_damaged_folder_is_refused(control: Control, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a saved control"):
+        Control.load(tmp_path)
+    control.save(tmp_path)
+    about = json.loads((tmp_path / "control.json").read_text())
+    for damage in ({"format": 99}, {"labels": ["one"]}, {"vocabularies": {"word": [], "char": []}}):
+        (tmp_path / "control.json").write_text(json.dumps(about | damage))
+        with pytest.raises(ArtifactError):
+            Control.load(tmp_path)
+    (tmp_path / "control.json").write_text(json.dumps(about))
+    (tmp_path / "weights.npz").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(ArtifactError):
+        Control.load(tmp_path)
+
+
+def test_importing_it_brings_neither_scikit_learn_nor_torch() -> None:
+    heavy = "('sklearn', 'numpy', 'torch')"
+    code = f"import sys, adapters.control, adapters.metrics; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
