@@ -1,8 +1,8 @@
 """Near-duplicates without comparing everything with everything.
 
-Two texts are near-duplicates when the cosine of their character 4-grams (letter case, accents' encoding and runs of
-white space aside) reaches a threshold, 0.9 by default. A gram counts once however often it occurs: a row of
-exclamation marks makes no two texts alike. Candidates come from MinHash signatures cut into bands: texts that share
+Two texts are near-duplicates when the cosine of their words' character 4-grams (letter case, accents' encoding and
+the order of words aside) reaches a threshold, 0.9 by default. A gram counts once however often it occurs: repeating
+a phrase makes no two texts alike. Candidates come from MinHash signatures cut into bands: texts that share
 a band are compared exactly.
 
 Source: Broder, A. (1997), "On the resemblance and containment of documents"; Indyk, P. and Motwani, R. (1998),
@@ -32,13 +32,13 @@ _CROWD = 64  # clusters that one bucket's member is compared with, at most
 
 def normalised(text: str) -> str:
     """The form that is compared: NFKC, letter case folded, white space runs as one space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("\0", "\ufffd")  # NUL is our own filler
+    return " ".join(folded.split())
 
 
 def grams(text: str) -> frozenset[str]:
-    """The character 4-grams of the padded, normalised text."""
-    padded = f" {normalised(text)} ".ljust(GRAM)
-    return frozenset(padded[i : i + GRAM] for i in range(len(padded) - GRAM + 1))
+    """The character 4-grams of the text's words, each with a space around it."""
+    return frozenset(word[i : i + GRAM] for word in _words(text) for i in range(len(word) - GRAM + 1))
 
 
 def cosine(first: frozenset[str], second: frozenset[str]) -> float:
@@ -110,12 +110,18 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = THRESHOLD) ->
     return list(groups.values())
 
 
+def _words(text: str) -> list[str]:
+    """Normalised words between spaces, filled up to one gram; one empty word where there is none."""
+    words = normalised(text).split(" ")
+    return [f" {word} ".ljust(GRAM, "\0") for word in words] if words != [""] else [" \0\0\0"]
+
+
 def _all_band_keys(texts: Sequence[str]) -> list[list[bytes]]:
     keys: list[list[bytes]] = []
     chunk: list[str] = []
     size = 0
     for text in texts:
-        padded = f" {normalised(text)} ".ljust(GRAM)
+        padded = "".join(_words(text))
         if chunk and size + len(padded) > _CHUNK_CHARS:
             keys += _chunk_keys(chunk)
             chunk, size = [], 0
@@ -129,19 +135,18 @@ def _chunk_keys(padded: Sequence[str]) -> list[list[bytes]]:
 
     lengths = np.array([len(text) for text in padded])
     points = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
-    windows = np.zeros(len(points) - GRAM + 1, dtype=np.uint64)
+    count = len(points) - GRAM + 1
+    windows = np.zeros(count, dtype=np.uint64)
     for offset in range(GRAM):
-        windows = windows * np.uint64(0x9E3779B97F4A7C15) + points[offset : len(points) - GRAM + 1 + offset]
-    windows = _mixed(windows)
-    # one that starts in a text's last three characters reaches into the next text: it is no gram
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    inside = np.ones(len(windows), dtype=bool)
-    for back in range(1, GRAM):
-        crossing = ends[:-1] - back
-        inside[crossing] = False
-    kept = windows[inside]
-    firsts = starts - (GRAM - 1) * np.arange(len(padded))
+        windows = windows * np.uint64(0x9E3779B97F4A7C15) + points[offset : count + offset]
+    # every word, and so every text, begins with a space and ends with one or with a filler: between the two
+    # lies a boundary, and a window across it is no gram
+    boundary = np.isin(points[:-1], (0, 32)) & (points[1:] == 32)
+    inside = np.ones(count, dtype=bool)
+    for offset in range(GRAM - 1):
+        inside &= ~boundary[offset : count + offset]
+    kept = _mixed(windows[inside])
+    firsts = (np.cumsum(inside) - 1)[np.cumsum(lengths) - lengths]
     minima = np.empty((len(padded), BANDS * ROWS), dtype=np.uint64)
     for row, (factor, shift) in enumerate(_permutations()):
         minima[:, row] = np.minimum.reduceat(_mixed(kept * np.uint64(factor) + np.uint64(shift)), firsts)
