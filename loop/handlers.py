@@ -83,7 +83,7 @@ def adopt_prompt(context: Context, command: cmd.AdoptPrompt) -> list[Recorded]:
     from prompts import baseline, templates
 
     app = context.app
-    state, rules = context.task(command.task)
+    rules = app.settings.task(command.task)
     rows = queries.labelled(app.workspace.read, command.task, side="train")
     shots = choose_shot_records(app, rules, rows)
     names = templates.resolve([rules.prompt] if rules.prompt else rules.prompts, app.root / "prompts")
@@ -338,11 +338,9 @@ def judge_candidate(context: Context, command: cmd.Judge) -> list[Recorded]:
     from loop import gate
 
     cycle = context.cycle(command)
-    state, rules = context.task(command.task)
+    rules = context.app.settings.task(command.task)
     past = [one.event for one in context.app.workspace.log.stream(f"run/{command.run_id}")]
-    event = gate.judge(
-        gate.evidence(past, cycle.evaluation_id), rules.gate, previous=queries.verdicts(context.app.workspace, state.task)
-    )
+    event = gate.judge(gate.evidence(past, cycle.evaluation_id), rules.gate)
     recorded = context.append([_run_draft(event, cycle.evaluation_id)], cause=command.run_id)
     forget_texts(context.folder(cycle.evaluation_id))
     return recorded

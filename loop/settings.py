@@ -188,7 +188,7 @@ class GateSettings(Section):
     not_worse_margin: float | None = Field(
         default=None, ge=0, lt=1, description="accuracy the champion may lead by, at most"
     )
-    protected: list[str] = Field(default=[], description="classes whose recall is protected; empty: all")
+    protected: list[str] = Field(default=[], description="classes that may not lose recall; empty: none")
     max_recall_drop: float | None = Field(
         default=None, ge=0, le=1, description="recall that a protected class may lose"
     )
