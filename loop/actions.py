@@ -196,9 +196,7 @@ def request_training(
     return app.workspace.log.append([Draft(event, f"task/{task}")], actor=actor, now=app.now())
 
 
-def request_evaluation(
-    app: App, task: str, adapter: str, *, reason: str = "", actor: str = "cli"
-) -> list[Recorded]:
+def request_evaluation(app: App, task: str, adapter: str, *, reason: str = "", actor: str = "cli") -> list[Recorded]:
     """Ask for another look at the exam for a registered adapter. Looks are spent: see the gate's `max_looks`.
 
     Raises:

@@ -140,8 +140,9 @@ class Daemon:
         self._guard(("", "production"), self._point_production)
         self.app.workspace.projections.catch_up()
         state = self.app.state()
-        self._running_step = any(task.cycle and task.cycle.phase in ("training", "evaluating") for task in
-                                 state.tasks.values())
+        self._running_step = any(
+            task.cycle and task.cycle.phase in ("training", "evaluating") for task in state.tasks.values()
+        )
         if state.position - self._snapshot_at >= SNAPSHOT_EVENTS:
             self.app.save_snapshot()
             self._snapshot_at = state.position

@@ -27,7 +27,6 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from loop import actions, demo_report
 from loop.bootstrap import App, open_app
@@ -98,7 +97,9 @@ def run(*, fast: bool = False, keep: Path | None = None, seed: int = 1, console:
     tickets = load_tickets()
     random.Random(seed).shuffle(tickets)  # noqa: S311
     root = _make_workspace(keep, size, seed)
-    console.print(f"workspace [bold]{root}[/] · seed {seed} · tickets from {tickets_file().name}, labels known from there")
+    console.print(
+        f"workspace [bold]{root}[/] · seed {seed} · tickets from {tickets_file().name}, labels known from there"
+    )
     with open_app(root) as app, _daemon(root, console) as child, _Memory(child.pid) as memory:
         play = _Play(app, child, console, tickets, size, seed)
         started = time.monotonic()
@@ -205,12 +206,12 @@ class _Play:
         """Work through the queue as it is shown to people, by the code path of `tuneloop label`."""
         counts: Counter[str] = Counter()
         rows = queries.queue(self.app.workspace.read, TASK)
-        self.console.print(f"a scripted labeller works through the queue; it knows the truth from {tickets_file().name}")
+        self.console.print(
+            f"a scripted labeller works through the queue; it knows the truth from {tickets_file().name}"
+        )
         with self._bar("labels", len(rows)) as advance:
             for row in rows:
-                actions.label(
-                    self.app, row.record_id, self.truth[row.record_id], annotator="scripted", via="scripted"
-                )
+                actions.label(self.app, row.record_id, self.truth[row.record_id], annotator="scripted", via="scripted")
                 counts[row.side] += 1
                 advance(1)
         self.console.print(f"{counts['train']} labels for training, {counts['exam']} for the exam")

@@ -47,13 +47,17 @@ def print_queue(app: App, task: str, console: Console) -> None:
     app.workspace.projections.catch_up()
     rows = queries.queue(app.workspace.read, task)
     reasons = Counter(reason["name"] for row in rows for reason in row.reasons)
-    console.print(f"review queue: {len(rows)} records · " + " · ".join(f"{n} {name}" for name, n in reasons.most_common()))
+    console.print(
+        f"review queue: {len(rows)} records · " + " · ".join(f"{n} {name}" for name, n in reasons.most_common())
+    )
     table = Table("reason", "production said", "ticket", box=None, header_style="dim")
     texts = app.workspace.texts.many([row.record_id for row in rows[:SHOWN_ITEMS]])
     for row in rows[:SHOWN_ITEMS]:
         why = "; ".join(f"{reason['name']}: {reason['detail']}" for reason in row.reasons)
         text = " ".join(texts.get(row.record_id, "").split())
-        table.add_row(escape(why), escape(row.answer or "–"), escape(text[:TEXT_WIDTH]) + ("…" if text[TEXT_WIDTH:] else ""))
+        table.add_row(
+            escape(why), escape(row.answer or "–"), escape(text[:TEXT_WIDTH]) + ("…" if text[TEXT_WIDTH:] else "")
+        )
     console.print(table)
 
 

@@ -187,9 +187,7 @@ def _harvest_completed(task: TaskState, event: ev.HarvestCompleted, at: Recorded
     return replace(task, fresh_records=0, fresh_feedback=0, harvested_to=event.up_to, harvested_at=at.recorded_at)
 
 
-def _count_label(
-    task: TaskState, side: ev.Side, audit: bool, added: str | None, removed: str | None
-) -> TaskState:
+def _count_label(task: TaskState, side: ev.Side, audit: bool, added: str | None, removed: str | None) -> TaskState:
     if side == "train":
         return replace(task, labels_train=_add(_add(task.labels_train, removed, -1), added, 1))
     if side == "exam" and audit:
