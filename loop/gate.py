@@ -77,7 +77,9 @@ def judge(found: Evidence, rules: GateSettings) -> CandidateJudged:
     checks = [_exam_size(found, rules)]
     if rules.better_than_baseline:
         checks.append(_against_baseline(found, rules))
-    if rules.not_worse_margin is not None and started.champion not in (started.baseline, started.candidate):
+    # the baseline as champion is met once: better than it is more than not worse
+    met = rules.better_than_baseline and started.champion == started.baseline
+    if rules.not_worse_margin is not None and not met:
         checks.append(_against_champion(found, rules, rules.not_worse_margin))
     checks += _protected(found, rules)
     checks += _general_ability(found, rules)
@@ -113,7 +115,11 @@ def _verdict(checks: list[GateCheck], *, last_look: bool) -> Outcome:
 
 
 def _summary(verdict: Outcome, checks: list[GateCheck], look: int, looks: int) -> str:
-    wanted = {"promote": ("pass", "warn"), "reject": ("fail", "unsure"), "inconclusive": ("unsure",)}[verdict]
+    if verdict == "promote":
+        main = [check.detail for check in checks if check.outcome == "pass" and check.name not in ("exam", "control")]
+        warned = [check.detail for check in checks if check.outcome == "warn"]
+        return "; but ".join(["; ".join(main[:2]), *warned])
+    wanted = {"reject": ("fail", "unsure"), "inconclusive": ("unsure",)}[verdict]
     shown = [check for check in checks if check.outcome in wanted and check.name != "exam"]
     if verdict == "reject" and any(check.outcome == "fail" for check in checks):
         shown = [check for check in checks if check.outcome == "fail"]
