@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 
 from loop.bootstrap import App
+from loop.intake import external_record_id
 from loop.state import Deployed, Plan
 from store import queries
 from store.errors import Conflict, GateRefused, InputError, UnknownLabel, UnknownRecord

@@ -10,6 +10,7 @@ from datetime import datetime
 from loop import commands as cmd
 from loop.settings import Settings, TaskSettings
 from loop.state import Cycle, LoopState, Plan, TaskState
+from store.events import StepKind
 
 BUSY_PHASES = ("training", "evaluating")
 PROMPT_EXAMPLES = 12  # labelled examples that a choice between prompts needs at least
@@ -20,7 +21,7 @@ def decide(state: LoopState, settings: Settings, now: datetime) -> list[cmd.Comm
 
     While the loop is paused only running steps are watched; nothing new starts.
     """
-    watched = [command for task in state.tasks.values() if (command := _watch(task)) is not None]
+    watched: list[cmd.Command] = [watch for task in state.tasks.values() if (watch := _watch(task)) is not None]
     if state.paused:
         return watched
     free = not watched
@@ -71,7 +72,7 @@ def _watch(task: TaskState) -> cmd.WatchStep | None:
     cycle = task.cycle
     if cycle is None or cycle.phase not in BUSY_PHASES:
         return None
-    kind = "train" if cycle.phase == "training" else "evaluate"
+    kind: StepKind = "train" if cycle.phase == "training" else "evaluate"
     return cmd.WatchStep(task=task.task, run_id=cycle.run_id, kind=kind, attempt=cycle.attempt)
 
 

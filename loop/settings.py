@@ -67,6 +67,9 @@ class EndpointSettings(Section):
 
 
 class DaemonSettings(Section):
+    gateway_port: int = Field(
+        default=0, ge=0, le=65535, description="port of production's door on loopback; 0: any free one"
+    )
     tick_seconds: float = Field(default=5.0, gt=0, description="the daemon looks again at least this often")
     rescan_seconds: float = Field(
         default=30.0, gt=0, description="the inbox is listed again this often, whatever was notified"

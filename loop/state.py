@@ -257,14 +257,13 @@ def _training_succeeded(task: TaskState, event: ev.TrainingSucceeded, at: Record
 
 
 def _failed(task: TaskState, run_id: str, at: Recorded, *, parked: bool, reason: str) -> TaskState:
-    if task.cycle is None or task.cycle.run_id != run_id:
+    cycle = task.cycle
+    if cycle is None or cycle.run_id != run_id:
         return task
     if parked:
-        task = _in_cycle(task, run_id, at, phase="parked", reason=reason)
-        return replace(task, parked_at=task.train_total)
-    before = task.cycle.phase
-    phase: Phase = "registered" if before == "evaluating" else "interrupted"
-    return _in_cycle(task, run_id, at, phase=phase, failures=task.cycle.failures + 1, reason=reason)
+        return replace(_in_cycle(task, run_id, at, phase="parked", reason=reason), parked_at=task.train_total)
+    phase: Phase = "registered" if cycle.phase == "evaluating" else "interrupted"
+    return _in_cycle(task, run_id, at, phase=phase, failures=cycle.failures + 1, reason=reason)
 
 
 def _training_failed(task: TaskState, event: ev.TrainingFailed, at: Recorded) -> TaskState:

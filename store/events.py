@@ -281,7 +281,6 @@ class AnswererResult(Value, frozen=True, kw_only=True):
     low: float
     high: float
     recall: dict[str, float]
-    support: dict[str, int] = {}  # exam items per class
     abstained: int
     invalid: int
     latency_ms: float
