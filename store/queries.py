@@ -72,6 +72,21 @@ def records(
         return list(session.exec(query.order_by(col(RecordRow.position)).limit(limit)))
 
 
+def unreviewed(read: Engine, task: str, *, limit: int) -> list[RecordRow]:
+    """The newest records on a side of the split that carry no label and were never queued, newest first."""
+    query = (
+        select(RecordRow)
+        # the planner would otherwise sort everything that was never queued
+        .with_hint(RecordRow, "INDEXED BY records_by_position", "sqlite")
+        .where(RecordRow.task == task, RecordRow.review == "", col(RecordRow.label).is_(None))
+        .where(RecordRow.side != "none", col(RecordRow.erased).is_(False))
+        .order_by(col(RecordRow.position).desc())
+        .limit(limit)
+    )
+    with Session(read) as session:
+        return list(session.exec(query))
+
+
 def labelled(read: Engine, task: str, side: str | None = None, up_to: int | None = None) -> list[Labelled]:
     """The labels that stand now, or stood at log position `up_to`, in order of that position.
 
