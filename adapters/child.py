@@ -1,0 +1,163 @@
+"""Manners of a step's child process: one at a time per folder, gone with its parent, and never without a word.
+
+`run` wraps a step's work; the contract of its folder is in `adapters.specs`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from adapters.specs import Metric, StepFailure, read_lines, write_json, write_lines
+from store.errors import TuneloopError
+
+LOCKED = 3  # exit code: another process works on this folder
+FAILED = 1
+_PR_SET_PDEATHSIG = 1
+_BUSY_SECONDS = 3.0
+
+
+class Unrecoverable(TuneloopError):
+    """A failure that trying again in the same way cannot help."""
+
+    exit_code = 8
+
+
+class Stopping:
+    """Set by SIGTERM or SIGINT. `hold` postpones the end until the work looks at the flag; without it the process
+    ends at once, with exit code 0: what it has saved is complete, and it will be resumed."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.hold = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+        if not self.hold:
+            raise SystemExit(0)
+
+
+def run(work: Callable[[Path, Stopping], None], arguments: list[str]) -> int:
+    """Do `work` on the run folder named in `arguments` and return the exit code.
+
+    0: done, or ended on request. 1: failed, error.json says why. 2: no such folder. 3: another process is on it.
+    A folder with a result.json is done: nothing happens.
+    """
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+        print("usage: RUN_FOLDER (an existing folder with spec.json)", file=sys.stderr)
+        return 2
+    folder = Path(arguments[0]).resolve()
+    die_with_parent()
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process works on {folder}", file=sys.stderr)
+            return LOCKED
+        if (folder / "result.json").exists():
+            return 0
+        # waiting threads that spin would take the other process's core: read by OpenMP when torch is imported
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        stopping = Stopping()
+        try:
+            work(folder, stopping)
+        except Exception as error:
+            traceback.print_exc()
+            write_json(folder / "error.json", _failure(error))
+            return FAILED
+    return 0
+
+
+def _failure(error: Exception) -> StepFailure:
+    if isinstance(error, TuneloopError):
+        return StepFailure(message=error.message, hint=error.hint, retry=not isinstance(error, Unrecoverable))
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate" in str(error):
+        return StepFailure(
+            message="out of memory",
+            hint="Lower training.micro_batch_size or training.max_length, or free memory.",
+        )
+    first = (str(error).strip().splitlines() or [""])[0]
+    return StepFailure(message=f"{type(error).__name__}: {first[:300]}", hint="The run's log holds the traceback.")
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux; elsewhere nothing happens)."""
+    parent = os.getppid()
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:  # it died before the kernel was asked
+        raise SystemExit(0)
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MiB; on CUDA the largest allocated device memory."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return float(torch.cuda.max_memory_allocated()) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Threads:
+    """Gives the cores to production while the engine on this machine answers it.
+
+    The daemon touches serving.busy two folders above the run folder whenever it sends the engine a request.
+    """
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        self._busy = folder.parent.parent / "serving.busy"
+        self._all = threads or len(os.sched_getaffinity(0))
+        self._now = 0
+
+    def adjust(self) -> int:
+        """One thread while production is being answered, else all; returns how many."""
+        import torch
+
+        try:
+            busy = time.time() - self._busy.stat().st_mtime < _BUSY_SECONDS
+        except OSError:
+            busy = False
+        wanted = 1 if busy else self._all
+        if wanted != self._now:
+            torch.set_num_threads(wanted)
+            self._now = wanted
+        return wanted
+
+
+class Journal:
+    """Appends to metrics.jsonl. `resume_at`: what an interrupted attempt wrote beyond this step is dropped."""
+
+    def __init__(self, folder: Path, *, resume_at: int = 0) -> None:
+        self._path = folder / "metrics.jsonl"
+        kept = [line for line in read_lines(self._path, Metric) if line.step <= resume_at and line.step]
+        temporary = self._path.with_suffix(".tmp")
+        write_lines(temporary, kept)
+        temporary.replace(self._path)
+        self.lines = kept
+        self._spent = kept[-1].seconds if kept else 0.0
+        self._started = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds of work up to now, earlier attempts included as far as they were saved."""
+        return round(self._spent + time.monotonic() - self._started, 3)
+
+    def write(self, metric: Metric) -> None:
+        """Append one line, stamped with the seconds."""
+        metric = msgspec.structs.replace(metric, seconds=self.seconds())
+        self.lines.append(metric)
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(metric) + b"\n")
