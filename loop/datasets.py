@@ -74,7 +74,7 @@ def harvest(app: App, task: TaskState, rules: TaskSettings, *, up_to: int) -> li
         )
         for one in chosen.wanted
     ]
-    requested = Counter(one.reasons[0].name for one in chosen.wanted)
+    requested = Counter[str](one.reasons[0].name for one in chosen.wanted)
     done = HarvestCompleted(
         task=task.task, up_to=up_to, considered=len(rows), requested=dict(requested), dropped=chosen.dropped
     )

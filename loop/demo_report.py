@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,10 @@ def print_summary(app: App, task: str, console: Console, *, seconds: float, peak
 def _print_accuracy(looks: Sequence[EvaluationRow], console: Console) -> None:
     """One line per answerer: its last result, each with the size of the exam it was measured on."""
     table = Table("answerer", "decoding", "exam", "accuracy", "95% interval", "calibration error", box=None)
-    last: dict[tuple[str, str], Mapping[str, Any]] = {}
+    last: dict[tuple[str, str], dict[str, Any]] = {}
     for look in looks:
         for result in look.results:
-            last[result["answerer"], result["decoding"]] = {**result, "control_of": look.candidate}
+            last[result["answerer"], result["decoding"]] = result
     order = {"prompt": 0, "control": 1, "adapter": 2}
     for result in sorted(last.values(), key=lambda one: (order[one["kind"]], one["answerer"], one["decoding"])):
         name = {"prompt": "baseline", "control": "control", "adapter": "adapter"}[result["kind"]]

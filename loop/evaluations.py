@@ -141,7 +141,8 @@ def finish(app: App, folder: Path, baseline: str) -> list[Event]:
     result = read_json(folder / "result.json", EvalResult)
     exam = read_lines(folder / "exam.jsonl", ExamItem)
     predictions = read_lines(folder / GIVEN, Prediction) + read_lines(folder / "predictions.jsonl", Prediction)
-    kinds: dict[str, AnswererKind] = {baseline: "prompt"} | {one.name: one.kind for one in spec.answerers}
+    kinds: dict[str, AnswererKind] = {baseline: "prompt"}
+    kinds.update({one.name: one.kind for one in spec.answerers})
     opponents = [name for name in kinds if name != spec.candidate]
     artifact = _keep(app, folder, exam, predictions)
     events: list[Event] = [

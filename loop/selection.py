@@ -130,10 +130,8 @@ def _rarity(one: Candidate, labels: Mapping[str, int]) -> float:
 def _wanted(one: Candidate, rules: HarvestSettings, labels: Mapping[str, int]) -> Wanted:
     reasons: list[ReviewReason] = []
     if _misclassified(one):
-        said = one.answer or "nothing"
-        reasons.append(
-            ReviewReason(name="misclassified", detail=f"said {said}, corrected to {one.feedback}", score=1.0)
-        )
+        detail = f"said {one.answer or 'nothing'}, corrected to {one.feedback}"
+        reasons.append(ReviewReason(name="misclassified", detail=detail, score=1.0))
     if (score := _dispute(one)) > 0:
         detail = f"said {one.answer}, the control says {one.opinion}"
         reasons.append(ReviewReason(name="disputed", detail=detail, score=round(score, 4)))
