@@ -235,6 +235,12 @@ class Database:
 
     def _migrate(self, migrations: tuple[Migration, ...]) -> None:
         known = max(migration.number for migration in migrations)
+        with self.read.connect() as connection:  # most openings need no lock: a reader must not wait for a writer
+            cursor = raw(connection).cursor()
+            here = cursor.execute("SELECT count(*) FROM sqlite_master WHERE name = 'migrations'").fetchone()[0]
+            done = cursor.execute("SELECT max(number) FROM migrations").fetchone()[0] if here else 0
+        if done == known:
+            return
         with self.writing() as connection:
             connection.exec_driver_sql(
                 "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL)"

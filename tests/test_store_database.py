@@ -54,6 +54,16 @@ def test_two_writers_never_read_the_same_state(tmp_path: Path) -> None:
     two.close()
 
 
+def test_opening_does_not_wait_for_a_writer(tmp_path: Path) -> None:
+    one = Database(tmp_path / "a.sqlite")
+    with one.writing():
+        two = Database(tmp_path / "a.sqlite", busy_timeout_ms=50)
+        with two.reading() as connection:
+            assert raw(connection).execute("SELECT count(*) FROM events").fetchone() == (0,)
+        two.close()
+    one.close()
+
+
 def numbers(database: Database) -> list[int]:
     with database.reading() as connection:
         return [row[0] for row in raw(connection).execute("SELECT number FROM migrations ORDER BY number").fetchall()]
