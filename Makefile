@@ -34,8 +34,8 @@ test: lint model  ## lint, then all tests
 	$(BIN)/pytest $(PYTEST)
 
 bench: $(STAMP)  ## ratios against named peers, measured in the same run
-	$(BIN)/python ops/bench/store.py
-	$(BIN)/python ops/bench/tick.py
+	$(BIN)/python -P ops/bench/store.py
+	$(BIN)/python -P ops/bench/tick.py
 
 clean:  ## remove what was built; workspaces and models stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -27,7 +27,7 @@ from store.log import Draft
 from store.tables import RecordRow
 
 GENERAL = Path(__file__).parents[1] / "adapters" / "data" / "general.jsonl"
-HARVEST_WINDOW = 5000  # newest records that a harvest looks at
+HARVEST_WINDOW = 1000  # newest records that a harvest looks at
 EPOCH_CAP_BELOW = 1000  # examples
 
 
