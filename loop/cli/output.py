@@ -67,7 +67,12 @@ def complain(message: object, hint: object = "") -> None:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, title: str = "", right: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    title: str = "",
+    right: Sequence[str] = (),
+    header: bool = True,
 ) -> Table:
     """A plain table; `right` names the columns that are aligned to the right."""
     from rich import box
@@ -78,7 +83,8 @@ def table(
         title=plain(title) or None,
         title_justify="left",
         title_style="bold",
-        box=box.SIMPLE_HEAD,
+        box=box.SIMPLE_HEAD if header else None,
+        show_header=header,
         pad_edge=False,
         header_style="bold",
     )

@@ -1,0 +1,71 @@
+"""`verify` and `doctor`: is what we have sound, and is everything there that we need?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from loop.cli.context import AsJson, open_app, workspace_of
+from loop.cli.output import emit, note, say, show, styled, table
+
+DAMAGED = 5  # the exit code of store.errors.StoreError
+LEVEL_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def verify(
+    ctx: typer.Context,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build the read tables anew from the log first; they can be dropped.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check the log's hash chain, the texts, the read tables against the log, and every artifact's bytes.
+
+    The exit code is 5 when something failed. Nothing is changed, except by --rebuild.
+    """
+    from store.verify import sound, verify
+
+    with open_app(ctx, caught_up=False) as app:
+        if rebuild:
+            folded = app.workspace.projections.rebuild()
+            note(f"the read tables were built anew from {folded} events")
+        else:
+            app.workspace.projections.catch_up()
+        findings = verify(app.workspace)
+    if as_json:
+        emit({"sound": sound(findings), "findings": findings})
+    else:
+        for finding in findings:
+            place = f" (position {finding.position})" if finding.position else ""
+            place += f" [{finding.file}]" if finding.file else ""
+            say(
+                styled(f"{finding.level:<5}", LEVEL_STYLES[finding.level]), f"{finding.check}: {finding.message}{place}"
+            )
+    if not sound(findings):
+        raise typer.Exit(DAMAGED)
+
+
+def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Look at everything the loop needs: packages, SQLite, disk, base model, endpoints, the log.
+
+    Each line says ok, warn or fail, and what to do. The exit code is 1 when something failed.
+    """
+    from loop.cli.doctor import examine
+
+    checks = examine(workspace_of(ctx))
+    failed = any(check.level == "fail" for check in checks)
+    if as_json:
+        emit({"healthy": not failed, "checks": checks})
+    else:
+        rows = [
+            (
+                styled(check.level, LEVEL_STYLES[check.level]),
+                check.name,
+                check.detail + (f"\n{check.advice}" if check.advice else ""),
+            )
+            for check in checks
+        ]
+        show(table(["", "what", "found"], rows, header=False))
+    if failed:
+        raise typer.Exit(1)

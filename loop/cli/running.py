@@ -1,0 +1,127 @@
+"""`run`, `tick`, `pause`, `resume` and `serve`: the loop itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from loop.cli.context import AsJson, Reason, open_app
+from loop.cli.output import emit, say
+from loop.cli.safe import json_text, plain
+
+
+def run(
+    ctx: typer.Context,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Fence off a daemon that hangs and run in its place.")
+    ] = False,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log lines as JSON, for a log collector.")] = False,
+) -> None:
+    """Run the daemon: it takes in the inbox, asks for reviews, trains, judges, promotes and serves.
+
+    SIGTERM and Ctrl-C end it cleanly: a running training saves a checkpoint and is resumed by the next run.
+    """
+    from loop.daemon import Daemon
+
+    configure_logging(as_json=json_logs)
+    with open_app(ctx) as app:
+        Daemon(app, take_over=take_over).run()
+
+
+def tick(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Do once what is due now, and say what the loop waits for.
+
+    A training or an evaluation that starts here is seen through to its end. Suited to cron.
+    """
+    from loop.cli.driving import tick_until
+
+    configure_logging(level=logging.WARNING)
+    with open_app(ctx) as app:
+        reports = tick_until(app, lambda _: True)
+    commands = [command for report in reports for command in report.commands]
+    events = [recorded for report in reports for recorded in report.events]
+    waiting = reports[-1].waiting
+    if as_json:
+        emit(
+            {
+                "commands": commands,
+                "events": [{"position": one.position, "type": one.type, "stream": one.stream} for one in events],
+                "waiting": waiting,
+            }
+        )
+        return
+    for one in events:
+        say(f"{one.position:>6}  {one.type:<22} {one.stream}")
+    if not events:
+        say("nothing was due")
+    for task, clauses in waiting.items():
+        for clause in clauses:
+            say(f"{task} waits for: {clause}" if not clause.startswith("paused") else f"{task}: {clause}")
+
+
+def pause(ctx: typer.Context, reason: Reason = "") -> None:
+    """Start nothing new until `tuneloop resume`. A running step goes on to its end."""
+    from loop import actions
+
+    with open_app(ctx) as app:
+        say("paused" if actions.pause(app, reason) else "it was paused already")
+
+
+def resume(ctx: typer.Context, reason: Reason = "") -> None:
+    """Let the loop go on after `tuneloop pause`."""
+    from loop import actions
+
+    with open_app(ctx) as app:
+        say("going on" if actions.resume(app, reason) else "it was not paused")
+
+
+def serve(
+    ctx: typer.Context,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 8080,
+) -> None:
+    """Answer production over HTTP with each task's champion, without the daemon.
+
+    OpenAI-compatible: POST /v1/chat/completions with the task as model. The engine is started when none runs.
+    """
+    from loop.cli.serving import serve_here
+
+    configure_logging()
+    with open_app(ctx) as app:
+        serve_here(app, port=port)
+
+
+class _Lines(logging.Formatter):
+    """One safe line an entry; a traceback stays on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        words = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():<7} {plain(record.getMessage())}"
+        if record.exc_info:
+            words += "\n" + plain(self.formatException(record.exc_info), lines=True)
+        return words
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json_text(json.loads(json.dumps(entry)), indent=None)
+
+
+def configure_logging(*, as_json: bool = False, level: int = logging.INFO) -> None:
+    """Log to stderr: systemd and docker keep it from there."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if as_json else _Lines())
+    logger = logging.getLogger("tuneloop")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(level)
