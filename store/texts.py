@@ -228,6 +228,11 @@ class Texts:
             )
         return [(row[0], row[1]) for row in rows]
 
+    def keyed(self, value: str) -> str:
+        """A digest of `value` (hex, 32 characters) that nobody can guess without the workspace's secret: for ids that
+        are made from content, where a plain hash would tell whether a guessed content is right."""
+        return hashlib.blake2b(value.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=16).hexdigest()
+
     def _keyed(self, task: str, band: str | bytes) -> bytes:
         data = band.encode() if isinstance(band, str) else band
         return hashlib.blake2b(task.encode() + b"\0" + data, key=self._secret, digest_size=12).digest()

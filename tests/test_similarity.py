@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.similarity import band_keys, cosine, grams, near_duplicate_groups, near_duplicates, similarity
+from loop.similarity import band_keys, band_keys_of, cosine, grams, near_duplicate_groups, near_duplicates, similarity
 
 TICKETS = [
     "I was charged twice for March, please refund one of the payments.",
@@ -40,9 +40,7 @@ def test_cosine_is_a_cosine(first: str, second: str) -> None:
 @given(st.lists(texts, min_size=1, max_size=20))
 @settings(max_examples=50)
 def test_keys_do_not_depend_on_the_batch(values: list[str]) -> None:
-    from loop.similarity import _all_band_keys
-
-    assert _all_band_keys(values) == [band_keys(value) for value in values]
+    assert band_keys_of(values) == [band_keys(value) for value in values]
 
 
 @given(st.permutations(TICKETS[0].split()))
