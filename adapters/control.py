@@ -57,8 +57,10 @@ class Control:
             self._views.append(view)
 
     @classmethod
-    def fit(cls, texts: Sequence[str], labels: Sequence[str], *, seed: int = 1) -> Control:
-        """Fit on texts and their labels; C is chosen by stratified cross-validation (up to 5 folds).
+    def fit(
+        cls, texts: Sequence[str], labels: Sequence[str], *, seed: int = 1, strength: float | None = None
+    ) -> Control:
+        """Fit on texts and their labels; C is `strength`, or chosen by stratified cross-validation (up to 5 folds).
 
         Classes are weighted by the inverse of their frequency: production's mix is skewed, and the gate looks at
         the recall of every class.
@@ -93,13 +95,13 @@ class Control:
         inside = vectors * lengths
         targets = np.asarray(labels)
         folds = min(5, min(found.values()))
-        chosen, best = 1.0, None
-        if folds >= 2:
+        chosen, best = strength or 1.0, None
+        if folds >= 2 and strength is None:
             splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
-            for strength in STRENGTHS:
-                score = float(np.mean(cross_val_score(_regression(strength), inside, targets, cv=splits)))
+            for tried in STRENGTHS:
+                score = float(np.mean(cross_val_score(_regression(tried), inside, targets, cv=splits)))
                 if best is None or score > best:
-                    chosen, best = strength, score
+                    chosen, best = tried, score
         model = _regression(chosen).fit(inside, targets)
         weights = model.coef_ @ (features.T @ (vectors / lengths)).T
         bias = model.intercept_

@@ -21,7 +21,9 @@ WARN_RATIO = 3
 CAP_RATIO = 10
 GUIDELINE = (50, 200)  # examples a class
 FOLDS = 5
-MIN_FOR_AUDIT = 30  # labels
+MIN_FOR_AUDIT = 100  # labels: a control of fewer doubts what it does not know
+MOST_SUSPECT = 0.05  # share of the labels that is reported, at most: a list nobody reads audits nothing
+AUDIT_STRENGTH = 10.0  # the control's C in the audit; choosing it five times over would take seconds
 
 
 class Labelled(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +97,7 @@ def curate(
 
 def find_suspects(rows: Sequence[Labelled], out_of_fold: OutOfFold) -> list[str]:
     """Ids of labels that contradict a confident other class: its probability reaches the mean that its own
-    examples get. The most confident contradiction comes first."""
+    examples get. The most confident contradiction comes first; at most a twentieth of the labels is named."""
     shares = out_of_fold([one.text for one in rows], [one.label for one in rows])
     own: dict[str, list[float]] = {}
     for one, share in zip(rows, shares, strict=True):
@@ -107,7 +109,7 @@ def find_suspects(rows: Sequence[Labelled], out_of_fold: OutOfFold) -> list[str]
         best = max(others, key=lambda name: others[name], default=one.label)
         if best != one.label:
             found.append((share.get(one.label, 0.0) - others[best], one.id))
-    return [identity for _, identity in sorted(found)]
+    return [identity for _, identity in sorted(found)][: round(MOST_SUSPECT * len(rows))]
 
 
 def control_out_of_fold(texts: Sequence[str], labels: Sequence[str]) -> list[Mapping[str, float]]:
@@ -120,7 +122,8 @@ def control_out_of_fold(texts: Sequence[str], labels: Sequence[str]) -> list[Map
         outside = [index for index in range(len(texts)) if index % FOLDS == fold]
         if len({labels[index] for index in inside}) < 2 or not outside:
             continue
-        model = Control.fit([texts[index] for index in inside], [labels[index] for index in inside])
+        kept = [texts[index] for index in inside]
+        model = Control.fit(kept, [labels[index] for index in inside], strength=AUDIT_STRENGTH)
         for index, share in zip(outside, model.predict_proba([texts[index] for index in outside]), strict=True):
             found[index] = share
     return found
