@@ -28,6 +28,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
     record_id: str
     text: str
+    external_id: str = ""  # production's name for it
     reasons: list[ReviewReason] = []
     answer: str | None = None  # production's
     answered_by: str = ""
@@ -35,6 +36,11 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     margin: float | None = None
     feedback: str | None = None
     audit: bool = False
+
+    @property
+    def name(self) -> str:
+        """What people call it: production's id where there is one."""
+        return self.external_id or self.record_id
 
 
 class Act(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,12 +142,12 @@ def settled(session: Session, act: Act) -> Session:
             items=(last.item, *session.items),
             done=session.done[:-1],
             page=0,
-            message=f"undone: {last.item.record_id} was {last.label or 'skipped'}",
+            message=f"undone: {last.item.name} was {last.label or 'skipped'}",
         )
     if act.kind not in ("label", "skip") or session.current is None:
         return session
     finished = Done(item=session.current, label=act.label)
-    said = f"{finished.item.record_id}: {act.label}" if act.label else f"{finished.item.record_id} skipped"
+    said = f"{finished.item.name}: {act.label}" if act.label else f"{finished.item.name} skipped"
     return replace(session, items=session.items[1:], done=(*session.done, finished), page=0, message=said)
 
 

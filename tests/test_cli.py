@@ -417,11 +417,57 @@ def test_label_undo_and_what_is_refused(tmp_path: Path, tuneloop: Any) -> None:
     unclear = tuneloop("label", "rec-00", "urgent", "-w", root)
     assert unclear.code == 4 and "fits several records" in unclear.err
     assert "billing again" in tuneloop("undo", "--as", "maria", "-w", root).out
-    assert "no label" in tuneloop("undo", "--as", "maria", "-w", root).out
+    assert tuneloop("label", "rec-002", "general", "--as", "maria", "-w", root).code == 0
+    assert "rec-002 carries no label" in tuneloop("undo", "--as", "maria", "-w", root).out
     nothing = tuneloop("undo", "--as", "maria", "-w", root)
     assert nothing.code == 4 and "maria" in nothing.err
     queue = tuneloop("queue", "--json", "-w", root).json
-    assert queue["open"] == 5 and queue["items"][0]["record_id"] == "rec-001"
+    assert queue["open"] == 4 and queue["items"][0]["record_id"] == "rec-002"
+
+
+def test_records_come_in_by_file_and_by_stdin(tmp_path: Path, tuneloop: Any) -> None:
+    root, file = make(tmp_path / "w"), tmp_path / "tickets.jsonl"
+    lines = [
+        {
+            "id": "4711",
+            "text": "the invoice is wrong",
+            "answer": "general",
+            "answered_by": "zero-shot@1",
+            "confidence": 0.4,
+        },
+        {"id": "4712", "text": "my screen stays black since the update", "label": "technical"},
+        {"id": "4713", "text": "hello there", "label": "angry"},
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines) + "no json\n", encoding="utf-8")
+    done = tuneloop("ingest", file, "-w", root)
+    assert done.out == "2 new, 0 known already, 1 labels, 2 quarantined\n"
+    assert "line 3: unknown label 'angry'" in done.err and "line 4: " in done.err
+    assert done.code == 0
+    again = tuneloop("ingest", file, "--json", "-w", root).json
+    assert (again["received"], again["known"]) == (0, 2)
+    assert tuneloop("feedback", "4711", "billing", "-w", root).out == "4711: billing\n"
+    assert tuneloop("feedback", "4711", "billing", "-w", root).out == "4711: nothing new\n"
+    assert tuneloop("label", "4711", "billing", "-w", root).code == 0  # by production's id
+    shown = tuneloop("show", "4711", "--json", "-w", root).json
+    assert (shown["external_id"], shown["label"], shown["feedback"]) == ("4711", "billing", "billing")
+    assert tuneloop("feedback", "9999", "billing", "-w", root).code == 4
+    corrections = tmp_path / "late.csv"
+    corrections.write_text("id,label\n4712,urgent\n9999,urgent\n", encoding="utf-8")
+    late = tuneloop("feedback", corrections, "-w", root)
+    assert late.out == "1 corrections, 0 known already, 1 quarantined\n" and late.code == 0
+    piped = subprocess.run(
+        [sys.executable, "-m", "loop.cli.main", "ingest", "-", "-w", str(root)],
+        input=b'{"text": "one more"}\n', capture_output=True, check=True,
+    )  # fmt: skip
+    assert piped.stdout.startswith(b"1 new")
+    rubbish = tmp_path / "rubbish.jsonl"
+    rubbish.write_text("one\ntwo\n")
+    told = tuneloop("ingest", rubbish, "-w", root)
+    assert told.code == 4 and "nothing in" in told.err
+    assert tuneloop("ingest", tmp_path / "missing.jsonl", "-w", root).code == 4
+    assert tuneloop("ingest", file, "--format", "excel", "-w", root).code == 2
+    assert tuneloop("feedback", "4711", "-w", root).code == 4
+    assert tuneloop("status", "--json", "-w", root).json["tasks"]["tickets"]["quarantined"] >= 4
 
 
 def test_the_queue_by_side_and_length(lived: Path, tuneloop: Any) -> None:

@@ -28,7 +28,7 @@ class Terminal:
         environment = {name: value for name, value in os.environ.items() if name != "TMUX"}
         subprocess.run(
             ["tmux", "-S", self.socket, "-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", str(lines),
-             "sh", "-c", f"{' '.join(command)}; echo ended with $?; sleep 60"],
+             "sh", "-c", f"trap : INT; {' '.join(command)}; echo ended with $?; sleep 60"],
             check=True, env={**environment, "TERM": "xterm-256color", "LANG": "C.UTF-8"},
         )  # fmt: skip
 

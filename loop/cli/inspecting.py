@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loop.cli.context import AsJson, TaskName, open_app
-from loop.cli.output import builtins, emit, emit_stream, percent, say, show, styled, table, when
+from loop.cli.output import brief, builtins, emit, emit_stream, percent, say, show, styled, table, when
 from store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def history(
             return
         from loop.cli import words
 
-        rows = [(one.position, when(one.recorded_at), one.type, one.stream, words.line(one.event)) for one in found]
+        rows = [
+            (one.position, when(one.recorded_at), one.type, brief(one.stream), words.line(one.event)) for one in found
+        ]
     if not rows:
         say("nothing of that kind has happened")
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from loop.cli.inspecting import result_of
-from loop.cli.output import builtins, percent, say, show, styled, table, when
+from loop.cli.output import brief, builtins, percent, say, show, styled, table, when
 from store import events as ev
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def show_tree(values: dict[str, Any]) -> None:
     if not records:
         return
     shown = [
-        (one["record_id"], one["part"], one["label"], one["annotator"] or "–", "erased" if one["erased"] else "")
+        (brief(one["record_id"]), one["part"], one["label"], one["annotator"] or "–", "erased" if one["erased"] else "")
         for one in records[:SHOWN_RECORDS]
     ]
     show(table(["record", "part", "label", "labelled by", ""], shown))

@@ -44,7 +44,13 @@ def show_one(
         stream = {"record": f"record/{row.get('record_id')}"}.get(kind, f"run/{row.get('run_id')}")
         past = app.workspace.log.stream(stream)
         if kind == "record":
-            row = {**row, "text": app.workspace.texts.get(row["record_id"])}
+            stored = next(app.workspace.texts.stored([row["record_id"]]), None)
+            row = {
+                **row,
+                "external_id": stored.meta.get("id", "") if stored else "",
+                "customer": stored.customer if stored else "",
+                "text": stored.text if stored else None,
+            }
     if as_json:
         emit({"kind": kind, **row, "events": [event_values(one) for one in past]})
         return

@@ -142,6 +142,14 @@ def when(moment: datetime | None) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""
 
 
+def brief(identifier: str) -> str:
+    """A long random id cut to its beginning, which `show` and `label` take as well; others as they are."""
+    head, slash, last = identifier.rpartition("/")
+    if len(last) == 36 and last.count("-") == 4:
+        last = last[:13]
+    return f"{head}{slash}{last}"
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as per cent; an en dash where there is none."""
     return "–" if value is None else f"{100 * value:.{digits}f}%"

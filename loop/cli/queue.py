@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loop.cli.context import AsJson, TaskName, choose_task, open_app
-from loop.cli.output import emit, percent, say, show, table
+from loop.cli.output import brief, emit, percent, say, show, table
 from loop.cli.safe import short
 from store.errors import UsageError
 
@@ -42,7 +42,7 @@ def queue(
             ["record", "why", "production said", "sure", "text"],
             [
                 (
-                    item.record_id,
+                    brief(item.name),
                     ", ".join(reason.name for reason in item.reasons),
                     item.answer or "–",
                     percent(item.confidence, 0),
@@ -68,11 +68,12 @@ def items(app: App, task: str, *, side: str = "", limit: int) -> list[Item]:
 
     _check_side(side)
     rows = queries.queue(app.workspace.read, task, side=side or None, limit=limit)
-    texts = app.workspace.texts.many([row.record_id for row in rows])
+    texts = {one.record_id: one for one in app.workspace.texts.stored([row.record_id for row in rows])}
     return [
         Item(
             record_id=row.record_id,
-            text=texts[row.record_id],
+            text=texts[row.record_id].text,
+            external_id=str(texts[row.record_id].meta.get("id", "")),
             reasons=[ReviewReason(**reason) for reason in row.reasons],
             answer=row.answer,
             answered_by=row.answered_by,
@@ -105,6 +106,7 @@ def _as_json(item: Item) -> dict[str, Any]:
 
     return {
         "record_id": item.record_id,
+        "external_id": item.external_id,
         "text": item.text,
         "reasons": [{"name": one.name, "detail": one.detail, "score": one.score} for one in item.reasons],
         "answer": item.answer,

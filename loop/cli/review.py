@@ -83,13 +83,16 @@ def _carry_out(app: App, person: str, session: screen.Session, act: screen.Act) 
             case "skip":
                 actions.skip(app, act.record_id, annotator=person)
             case "undo":
-                actions.undo(app, annotator=person)
+                undone = actions.undo(app, annotator=person)
+                if not undone.startswith(act.record_id):  # done elsewhere under the same name, later than ours
+                    return screen.refused(session, undone)
     except (UnknownRecord, Conflict) as error:
         return screen.refused(session, error.message, drop=act.kind != "undo")
     except InputError as error:
         return screen.refused(session, error.message, drop=act.kind == "skip")
     except TuneloopError as error:
         return screen.refused(session, error.message)
+    app.workspace.projections.catch_up()
     return screen.settled(session, act)
 
 
@@ -124,7 +127,7 @@ def _lines(session: screen.Session, waiting: int, *, width: int, height: int, bl
     from rich.console import Console
     from rich.text import Text
 
-    from loop.cli.output import styled
+    from loop.cli.output import brief, styled
 
     item = session.current
     head = styled(f"{waiting} waiting, {session.labelled} labelled, {session.skipped} skipped in this session", "dim")
@@ -141,11 +144,11 @@ def _lines(session: screen.Session, waiting: int, *, width: int, height: int, bl
         for paragraph in plain(item.text, lines=True).split("\n")
         for line in (Text(paragraph).wrap(measure, width) or [Text()])
     ]
-    around = [head, styled(item.record_id, "bold"), *facts, *foot, said]
+    around = [head, styled(brief(item.name), "bold"), *facts, *foot, said]
     used = sum(max(1, len(line.wrap(measure, width))) for line in around) + 3
     shown, page, pages = screen.window([line.plain for line in body], height - used, session.page)
     more = [styled(f"page {page} of {pages}, space reads on", "dim")] if pages > 1 else []
-    return [head, styled(item.record_id, "bold"), *facts, Text(), *map(Text, shown), *more, Text(), *foot, said]
+    return [head, styled(brief(item.name), "bold"), *facts, Text(), *map(Text, shown), *more, Text(), *foot, said]
 
 
 def _keys_line(session: screen.Session) -> list[Text]:

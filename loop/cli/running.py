@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from loop.cli.context import AsJson, Reason, open_app
-from loop.cli.output import emit, say
+from loop.cli.output import brief, emit, say
 from loop.cli.safe import json_text, plain
 
 
@@ -55,7 +55,7 @@ def tick(ctx: typer.Context, as_json: AsJson = False) -> None:
         )
         return
     for one in events:
-        say(f"{one.position:>6}  {one.type:<22} {one.stream}")
+        say(f"{one.position:>6}  {one.type:<22} {brief(one.stream)}")
     if not events:
         say("nothing was due")
     for task, clauses in waiting.items():
