@@ -10,45 +10,30 @@ Files in a subfolder `inbox/<task>/` belong to that task, `*.feedback.jsonl` hol
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import os
+import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from loop.bootstrap import App
-from loop.formats import BadLine, Correction, Format, Line, decode, read_correction, read_record
-from loop.placing import Arrival, draft_records
+from loop.formats import Format
+from loop.reader import SEPARATOR, Reader, Report
+from loop.reader import external_record_id as external_record_id
 from loop.sources import CSV_ENDINGS, ENDINGS, Numbered, Unfinished, csv_lines, raw_lines
-from store import queries
 from store.errors import InputError
-from store.events import FeedbackReceived, RecordQuarantined
-from store.log import Draft, Recorded, step_id
+from store.log import Recorded, step_id
 
 FEEDBACK = ".feedback."
 IGNORED = (".tmp", ".part", ".partial", ".swp", "~")
 LINES_A_TICK = 5_000  # a larger file is read over several ticks
 TORN_SECONDS = 30.0  # a last line without its end may still be being written for this long
-_PROBLEMS = 50  # that a report names
-_SEPARATOR = "__"
-
-
-class Report(msgspec.Struct, kw_only=True):
-    """What came of the lines. `problems` holds (line, reason) of the first quarantined ones."""
-
-    received: int = 0
-    known: int = 0
-    labelled: int = 0
-    feedback: int = 0
-    quarantined: int = 0
-    problems: list[tuple[int, str]] = []
-    recorded: list[Recorded] = []
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -56,11 +41,6 @@ class Progress(msgspec.Struct, frozen=True):
 
     line: int = 0
     offset: int = 0
-
-
-def external_record_id(task: str, external_id: str) -> str:
-    """Our id of the record that production calls `external_id`."""
-    return step_id("record", task, external_id)
 
 
 def take_in(
@@ -115,11 +95,11 @@ def ingest_lines(
         feedback: whether the lines are corrections.
         actor: in the log.
     """
-    numbered = csv_lines(lines) if form == "csv" else raw_lines(lines, app.settings.daemon.max_line_bytes)
-    reader = _Reader(app, task, source, claim or str(uuid.uuid4()), form, feedback, actor, None)
-    for line in numbered:
-        if not isinstance(line, Unfinished):
-            reader.take(line)
+    longest = app.settings.daemon.max_line_bytes
+    reader = Reader(app, task, source, claim or str(uuid.uuid4()), form, feedback, actor, None)
+    for line in csv_lines(lines, longest) if form == "csv" else raw_lines(lines, longest):
+        reader.take(line.as_line() if isinstance(line, Unfinished) else line)
+        reader.report.recorded.clear()  # a large file must not grow in memory
     reader.flush()
     return reader.report
 
@@ -159,29 +139,45 @@ def _claim(app: App, now: float) -> None:
                 # a writer's clock may run ahead of ours: only the distance counts
                 if not path.is_file() or abs(now - status.st_mtime) < settle:
                     continue
-                path.rename(paths.claimed / f"{uuid.uuid4()}{_SEPARATOR}{prefix}{path.name}")
+                _move(path, paths.claimed / f"{uuid.uuid4()}{SEPARATOR}{prefix}{path.name}")
             except FileNotFoundError:
                 continue
 
 
+def _move(path: Path, target: Path) -> None:
+    """Rename; onto another file system copy first, so that the target is complete or absent."""
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = target.with_name("." + target.name)
+        shutil.copyfile(path, beside)
+        beside.rename(target)
+        path.unlink()
+
+
 def _claims(app: App) -> list[Path]:
-    return [path for path in app.workspace.paths.claimed.iterdir() if path.suffix != ".progress"]
+    claimed = app.workspace.paths.claimed
+    return [path for path in claimed.iterdir() if path.suffix != ".progress" and not path.name.startswith(".")]
 
 
 def _name_of(path: Path) -> str:
-    return path.name.partition(_SEPARATOR)[2]
+    return path.name.partition(SEPARATOR)[2]
 
 
 def _take_file(app: App, path: Path, limit: int, now: float, epoch: int | None) -> tuple[Report, int]:
     prefix, _, rest = _name_of(path).rpartition("~")
     name = rest or prefix
-    claim = path.name.partition(_SEPARATOR)[0]
-    reader = _Reader(app, "", name, claim, "auto", FEEDBACK in name, "daemon", epoch)
+    claim = path.name.partition(SEPARATOR)[0]
+    reader = Reader(app, "", name, claim, "auto", FEEDBACK in name, "daemon", epoch)
     ending = path.suffix.lower()
     try:
         reader.task = _task_of(app, prefix, name)
         if ending not in ENDINGS:
             raise InputError(f"files ending in {ending or 'nothing'} are not read")
+        if not os.access(path, os.R_OK):
+            raise InputError("the file may not be read by this user")
     except InputError as error:
         reader.quarantine_file(path, error.message)
         return reader.report, 1
@@ -216,7 +212,8 @@ def _take_file(app: App, path: Path, limit: int, now: float, epoch: int | None) 
 
 def _lines(app: App, file: IO[bytes], ending: str, progress: Progress) -> Iterator[Numbered | Unfinished]:
     if ending in CSV_ENDINGS:
-        return (line for line in csv_lines(file) if line.number > progress.line)
+        rows = csv_lines(file, app.settings.daemon.max_line_bytes)
+        return (row for row in rows if row.number > progress.line)
     file.seek(progress.offset)
     return raw_lines(file, app.settings.daemon.max_line_bytes, number=progress.line, offset=progress.offset)
 
@@ -246,159 +243,3 @@ def _keep(path: Path, progress: Progress) -> None:
     temporary = path.with_name(path.name.removesuffix(".progress") + ".tmp.progress")
     temporary.write_bytes(msgspec.json.encode(progress))
     temporary.replace(path)
-
-
-@contextmanager
-def _alone(app: App) -> Iterator[None]:
-    """One intake at a time, whatever process: two could put near-duplicates on opposite sides."""
-    with (app.workspace.paths.run / "intake.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-# ---------------------------------------------------------------- lines to events
-
-
-class _Reader:
-    """Collects lines and appends them in batches."""
-
-    def __init__(
-        self,
-        app: App,
-        task: str,
-        source: str,
-        claim: str,
-        form: Format,
-        feedback: bool,
-        actor: str,
-        epoch: int | None,
-    ) -> None:
-        self.app, self.task, self.source, self.claim, self.form = app, task, source, claim, form
-        self.feedback, self.actor, self.epoch = feedback, actor, epoch
-        self.report = Report()
-        self.just_flushed = False
-        self._batch: list[tuple[Numbered, Line | Correction]] = []
-
-    def take(self, line: Numbered) -> None:
-        """Read one line; every `daemon.batch` lines are appended together."""
-        self.just_flushed = False
-        if not line.problem and not line.value and not line.raw.strip():
-            return
-        try:
-            if line.problem:
-                raise BadLine(line.problem)
-            value = line.value or decode(line.raw)
-            labels = self._labels(value)
-            if self.feedback:
-                self._batch.append((line, read_correction(value, labels)))
-            else:
-                limit = self.app.settings.daemon.max_text_chars
-                self._batch.append((line, read_record(value, labels, max_chars=limit, form=self.form)))
-        except BadLine as error:
-            self._quarantine(line, str(error))
-        if len(self._batch) >= self.app.settings.daemon.batch:
-            self.flush()
-            self.just_flushed = True
-
-    def flush(self) -> None:
-        """Append what has been collected."""
-        batch, self._batch = self._batch, []
-        if not batch:
-            return
-        with _alone(self.app):
-            self.app.workspace.projections.catch_up()
-            if self.feedback:
-                self._append_feedback([(line, given) for line, given in batch if isinstance(given, Correction)])
-            else:
-                self._append_records([(line, given) for line, given in batch if isinstance(given, Line)])
-
-    def quarantine_file(self, path: Path, reason: str) -> None:
-        """Put a whole file aside."""
-        kept = self.app.workspace.paths.quarantine / path.name
-        path.rename(kept)
-        self._quarantined(0, reason, kept.name)
-
-    def _labels(self, value: dict[str, object]) -> Sequence[str]:
-        tasks = self.app.settings.tasks
-        named = value.get("task") or value.get("workload_id")
-        if isinstance(named, str) and named in tasks:
-            return tasks[named].labels
-        if self.task:
-            return tasks[self.task].labels
-        raise BadLine(f"no task: name one of {', '.join(tasks)} in 'task', or use inbox/<task>/")
-
-    def _task(self, given: Line | Correction) -> str:
-        return given.task if given.task in self.app.settings.tasks else self.task
-
-    def _append_records(self, batch: Sequence[tuple[Numbered, Line]]) -> None:
-        arrivals = []
-        for line, given in batch:
-            task = self._task(given)
-            identity = (
-                external_record_id(task, given.external_id)
-                if given.external_id
-                else step_id("line", self.claim, line.number)
-            )
-            arrivals.append(Arrival(record_id=identity, task=task, line=given, number=line.number))
-        drafted = draft_records(self.app, arrivals, source=self.source)
-        self._append(drafted.drafts, drafted.put_texts)
-        self.report.received += drafted.received
-        self.report.known += drafted.known
-        self.report.labelled += drafted.labelled
-        raws = {line.number: line for line, _ in batch}
-        for number, reason in drafted.refused:
-            self._quarantine(raws[number], reason)
-
-    def _append_feedback(self, batch: Sequence[tuple[Numbered, Correction]]) -> None:
-        drafts: list[Draft] = []
-        said: dict[str, str | None] = {}
-        for line, given in batch:
-            task = self._task(given)
-            read = self.app.workspace.read
-            row = queries.record(read, external_record_id(task, given.record)) or queries.record(read, given.record)
-            if row is None or row.task != task:
-                self._quarantine(line, f"{task} has no record {given.record!r}")
-                continue
-            if said.get(row.record_id, row.feedback) == given.label:
-                self.report.known += 1
-                continue
-            said[row.record_id] = given.label
-            event = FeedbackReceived(
-                task=task,
-                record_id=row.record_id,
-                label=given.label,
-                side=row.side,  # type: ignore[arg-type]
-                disagrees=row.answer is not None and row.answer != given.label,
-                answered_by=row.answered_by,
-                source=self.source,
-            )
-            drafts.append(Draft(event, f"record/{row.record_id}", step_id("feedback", self.claim, line.number)))
-        self._append(drafts, None)
-        self.report.feedback += len(drafts)
-
-    def _append(self, drafts: Sequence[Draft], within: object) -> None:
-        if drafts:
-            self.report.recorded += self.app.workspace.log.append(
-                drafts,
-                actor=self.actor,
-                now=self.app.now(),
-                epoch=self.epoch,
-                correlation_id=self.claim,
-                within=within,  # type: ignore[arg-type]
-            )
-
-    def _quarantine(self, line: Numbered, reason: str) -> None:
-        kept = self.app.workspace.paths.quarantine / f"{self.claim}{_SEPARATOR}{Path(self.source).name}"
-        with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as file:
-            file.write(line.raw.rstrip(b"\r\n") + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._quarantined(line.number, reason, kept.name)
-
-    def _quarantined(self, number: int, reason: str, kept: str) -> None:
-        event = RecordQuarantined(task=self.task, source=self.source, line=number, reason=reason, kept_as=kept)
-        stream = f"task/{self.task}" if self.task else "loop"
-        self._append([Draft(event, stream, step_id("quarantined", self.claim, number))], None)
-        self.report.quarantined += 1
-        if len(self.report.problems) < _PROBLEMS:
-            self.report.problems.append((number, reason))

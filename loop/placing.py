@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from sqlalchemy.engine import Connection
@@ -31,6 +31,7 @@ class Drafted(msgspec.Struct, kw_only=True):
     """Events of one batch, how to store its texts in the same transaction, and what was refused (line, reason)."""
 
     drafts: list[Draft] = []
+    expected: dict[str, int] = {}  # stream -> version
     put_texts: Callable[[Connection], object] | None = None
     refused: list[tuple[int, str]] = []
     received: int = 0
@@ -46,7 +47,7 @@ class _New(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def draft_records(app: App, arrivals: Sequence[Arrival], *, source: str) -> Drafted:
-    """Events for a batch of lines. The read tables must be caught up, and nobody else may take in meanwhile.
+    """Events for a batch of lines. Nobody else may take in meanwhile.
 
     A record that is known with the same text changes nothing, except that a label it lacked is taken over; one that is
     known with another text or another answer is refused.
@@ -55,10 +56,18 @@ def draft_records(app: App, arrivals: Sequence[Arrival], *, source: str) -> Draf
 
     drafted = Drafted()
     known = app.workspace.texts.known([one.record_id for one in arrivals])
+    # versions before rows: a label that a person gives in between then makes the append a Conflict
+    versions = {
+        one.record_id: app.workspace.log.version(f"record/{one.record_id}")
+        for one in arrivals
+        if one.record_id in known and one.line.label is not None
+    }
+    app.workspace.projections.catch_up()
+    given: dict[str, str] = {}
     fresh: dict[str, Arrival] = {}
     for one in arrivals:
         if one.record_id in known:
-            _meet_known(app, one, drafted)
+            _meet_known(app, one, drafted, given, versions)
         elif one.record_id in fresh:
             _meet_twin(fresh[one.record_id], one, drafted)
         else:
@@ -101,7 +110,8 @@ def draft_records(app: App, arrivals: Sequence[Arrival], *, source: str) -> Draf
     return drafted
 
 
-def _meet_known(app: App, one: Arrival, drafted: Drafted) -> None:
+def _meet_known(app: App, one: Arrival, drafted: Drafted, given: dict[str, str], versions: Mapping[str, int]) -> None:
+    """`given` holds the labels that this batch has given to known records already."""
     row = queries.record(app.workspace.read, one.record_id)
     text = app.workspace.texts.get(one.record_id)
     line = one.line
@@ -115,13 +125,17 @@ def _meet_known(app: App, one: Arrival, drafted: Drafted) -> None:
         drafted.refused.append((one.number, f"record {line.external_id!r} is known with another answer"))
         return
     drafted.known += 1
-    if line.label is None or row.label == line.label:
+    standing = given.get(one.record_id, row.label)
+    if line.label is None or standing == line.label:
         return
-    if row.label is not None:
-        drafted.refused.append((one.number, f"record {line.external_id!r} carries the label {row.label} already"))
+    if standing is not None:
+        drafted.refused.append((one.number, f"record {line.external_id!r} carries the label {standing} already"))
         return
+    stream = f"record/{one.record_id}"
     event = _label(one, row.side, row.audit)  # type: ignore[arg-type]
-    drafted.drafts.append(Draft(event, f"record/{one.record_id}", step_id("seed", one.record_id, row.label_position)))
+    drafted.drafts.append(Draft(event, stream, step_id("seed", one.record_id, row.label_position)))
+    drafted.expected[stream] = versions[one.record_id]
+    given[one.record_id] = line.label
     drafted.labelled += 1
 
 

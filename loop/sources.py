@@ -62,12 +62,13 @@ def raw_lines(
             yield Numbered(number=number, raw=raw, end=offset)
 
 
-def csv_lines(lines: Iterable[bytes]) -> Iterator[Numbered]:
+def csv_lines(lines: Iterable[bytes], longest: int) -> Iterator[Numbered]:
     """Rows of a CSV (or tab-separated) file with a header; a row's number is that of its first line.
 
-    Bytes that are no UTF-8 become lone surrogates, which `formats.read_record` refuses row by row.
+    Bytes that are no UTF-8 become lone surrogates, which `formats.read_record` refuses row by row; of a line longer
+    than `longest` bytes the beginning is kept.
     """
-    decoded = (line.decode("utf-8", "surrogateescape") for line in lines)
+    decoded = (raw.decode("utf-8", "surrogateescape") for raw, _, _ in _pieces(lines, longest))
     header_line = next(decoded, "").removeprefix("\ufeff")
     delimiter = max((",", ";", "\t"), key=header_line.count)
     rows = csv.reader(_chained(header_line, decoded), delimiter=delimiter, strict=False)
@@ -79,8 +80,10 @@ def csv_lines(lines: Iterable[bytes]) -> Iterator[Numbered]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Numbered(number=before + 1, raw=b"", problem=f"no CSV: {error}")
-            return
+            number, before = before + 1, rows.line_num
+            problem = f"no CSV in lines {number} to {before} (a quote that is never closed?): {error}"
+            yield Numbered(number=number, raw=b"", problem=problem)
+            continue
         number, before = before + 1, rows.line_num
         if not header:
             header = [name.strip().casefold() for name in row]
