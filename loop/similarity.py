@@ -1,9 +1,9 @@
 """Near-duplicates without comparing everything with everything.
 
-Two texts are near-duplicates when the cosine of their words' character 4-grams (letter case, accents' encoding and
-the order of words aside) reaches a threshold, 0.9 by default. A gram counts once however often it occurs: repeating
-a phrase makes no two texts alike. Candidates come from MinHash signatures cut into bands: texts that share
-a band are compared exactly.
+Two texts are near-duplicates when the cosine of their words' character 4-grams (letter case, punctuation, accents'
+encoding and the order of words aside) reaches a threshold, 0.9 by default. A gram counts once however often it
+occurs: repeating a phrase makes no two texts alike. Candidates come from MinHash signatures cut into bands: texts
+that share a band are compared exactly.
 
 Source: Broder, A. (1997), "On the resemblance and containment of documents"; Indyk, P. and Motwani, R. (1998),
 "Approximate nearest neighbors". A cosine of 0.9 between sets is a Jaccard similarity of at least 0.81; with 16 bands
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -26,14 +27,16 @@ GRAM = 4  # characters
 BANDS = 16
 ROWS = 4
 THRESHOLD = 0.9
+_WORD = re.compile(r"\w+")
 _CHUNK_CHARS = 400_000  # characters hashed at once: bounds memory at about 250 MB
 _CROWD = 64  # clusters that one bucket's member is compared with, at most
 
 
 def normalised(text: str) -> str:
-    """The form that is compared: NFKC, letter case folded, white space runs as one space."""
+    """The form that is compared: NFKC, letter case folded, words with one space between; punctuation counts only
+    in a text that holds nothing else."""
     folded = unicodedata.normalize("NFKC", text).casefold().replace("\0", "\ufffd")  # NUL is our own filler
-    return " ".join(folded.split())
+    return " ".join(_WORD.findall(folded) or folded.split())
 
 
 def grams(text: str) -> frozenset[str]:
