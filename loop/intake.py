@@ -24,7 +24,8 @@ import msgspec
 
 from loop.bootstrap import App
 from loop.formats import Format
-from loop.reader import SEPARATOR, Reader, Report
+from loop.reader import SEPARATOR, Reader
+from loop.reader import Report as Report
 from loop.reader import external_record_id as external_record_id
 from loop.sources import CSV_ENDINGS, ENDINGS, Numbered, Unfinished, csv_lines, raw_lines
 from store.errors import InputError
