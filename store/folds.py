@@ -207,6 +207,10 @@ def _training_failed(rows: Rows, recorded: Recorded, event: e.TrainingFailed) ->
 def _interrupted(rows: Rows, recorded: Recorded, event: e.StepInterrupted) -> None:
     at = stamp(recorded.recorded_at)
     _change_run(rows, recorded, event.run_id, state="interrupted", reason=event.reason, ended_at=at)
+    run = rows.get("runs", event.run_id)
+    look = rows.get("evaluations", run["evaluation_id"]) if run is not None else None
+    if event.kind == "evaluate" and look is not None:
+        rows.put("evaluations", {**look, "state": "interrupted", "reason": event.reason, "ended_at": at})
 
 
 def _registered(rows: Rows, recorded: Recorded, event: e.AdapterRegistered) -> None:
@@ -241,9 +245,9 @@ def _evaluation_started(rows: Rows, recorded: Recorded, event: e.EvaluationStart
     _change_evaluation(
         rows, recorded, event.evaluation_id, event.run_id,
         state="evaluating", attempt=event.attempt, candidate=event.candidate, champion=event.champion,
-        baseline=event.baseline, exam=event.exam, hard_exam=event.hard_exam, look=event.look, reason="",
+        baseline=event.baseline, exam=event.exam, hard_exam=event.hard_exam, look=event.look, reason="", ended_at=None,
     )  # fmt: skip
-    _change_run(rows, recorded, event.run_id, state="evaluating")
+    _change_run(rows, recorded, event.run_id, state="evaluating", evaluation_id=event.evaluation_id)
 
 
 def _evaluation_succeeded(rows: Rows, recorded: Recorded, event: e.EvaluationSucceeded) -> None:

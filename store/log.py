@@ -93,7 +93,7 @@ class Log:
     def __init__(self, database: Database, codec: Codec = CODEC) -> None:
         self._database = database
         self._codec = codec
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an append inside `within` then fails instead of waiting for itself
         self._connection: Connection | None = None
 
     # ------------------------------------------------------------ append
@@ -252,7 +252,7 @@ class Log:
                 ) in rows
             ]  # fmt: skip
         except (TypeError, ValueError) as error:
-            position, at = next((row[0], row[6]) for row in rows if not _is_time(row[6]))
+            position, at = next(((row[0], row[6]) for row in rows if not _is_time(row[6])), (0, ""))
             raise Corrupt(f"event {position} has no readable time: {at!r}", hint="Run `tuneloop verify`.") from error
 
     def _recorded(self, row: tuple[Any, ...]) -> Recorded:

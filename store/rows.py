@@ -36,9 +36,9 @@ BLANKS: dict[str, Row] = {
         "labels_train": 0, "train": 0, "valid": 0, "exam": 0, "hard_exam": 0, "per_class": "{}", "curation": "[]",
         "warnings": "[]", "adapter": "", "method": "", "prompt": "", "base_model": "", "base_digest": "",
         "quantisation": "", "seed": 0, "hyperparameters": "{}", "epoch_cap_exceeded": False, "attempt": 0,
-        "resumed_from": 0, "step": 0, "of": 0, "loss": None, "eval_loss": None, "eval_accuracy": None,
-        "seconds": 0.0, "peak_memory_mb": 0.0, "stopped": "", "artifact": "", "verdict": "", "reason": "",
-        "started_at": None, "ended_at": None,
+        "resumed_from": 0, "evaluation_id": "", "step": 0, "of": 0, "loss": None, "eval_loss": None,
+        "eval_accuracy": None, "seconds": 0.0, "peak_memory_mb": 0.0, "stopped": "", "artifact": "",
+        "verdict": "", "reason": "", "started_at": None, "ended_at": None,
     },
     "adapters": {
         "task": "", "name": "", "position": 0, "run_id": "", "artifact": "", "control": "", "method": "",

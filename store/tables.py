@@ -102,6 +102,7 @@ class RunRow(ReadTable, table=True):
     epoch_cap_exceeded: bool
     attempt: int
     resumed_from: int
+    evaluation_id: str  # of the latest look at the exam
     step: int
     of: int
     loss: float | None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from store_helpers import NOW, POOLS, contents, events, labelled, received
 
@@ -58,7 +58,12 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],  # explaining takes minutes of real files
+)
 @given(operations, st.data())
 def test_any_interleaving_gives_the_tables_of_one_incremental_run(steps: list[Any], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -216,6 +221,22 @@ def test_an_erased_record_counts_no_longer_and_is_not_asked_for(side: Side) -> N
     tally = counts(side.database.read, "tickets")
     assert tally == {"received": {"train": 1}, "erased": {"": 1}}
     assert total(tally, "received") == 1
+
+
+def test_an_interrupted_evaluation_is_seen_in_its_row_and_goes_on(side: Side) -> None:
+    def started(attempt: int) -> e.EvaluationStarted:
+        return e.EvaluationStarted(
+            task="tickets", run_id="r", evaluation_id="e", attempt=attempt, candidate="v1", champion="", baseline="",
+            exam=9, hard_exam=0, look=1,
+        )  # fmt: skip
+
+    side.append(started(1), e.StepInterrupted(task="tickets", run_id="r", kind="evaluate", attempt=1, reason="kill"))
+    found = row(side, "evaluations", "e")
+    assert (found["state"], found["reason"]) == ("interrupted", "kill") and found["ended_at"]
+    assert row(side, "runs", "r")["evaluation_id"] == "e"
+    side.append(started(2))
+    found = row(side, "evaluations", "e")
+    assert (found["state"], found["reason"], found["attempt"], found["ended_at"]) == ("evaluating", "", 2, None)
 
 
 def registered(name: str) -> e.AdapterRegistered:

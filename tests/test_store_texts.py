@@ -112,6 +112,11 @@ def test_band_keys_cannot_be_guessed_without_the_secret(texts: Texts, database: 
     assert Texts(database, b"x" * 32).candidates("tickets", ["plain-band-key"]) == []
 
 
+def test_keyed_digests_depend_on_the_secret(texts: Texts, database: Database) -> None:
+    assert texts.keyed("a file") == texts.keyed("a file") != texts.keyed("another")
+    assert Texts(database, b"x" * 32).keyed("a file") != texts.keyed("a file")
+
+
 def test_the_secret_is_made_once_for_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     secret = load_secret(path)
