@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from loop.similarity import near_duplicate_groups
+from loop.similarity import near_duplicate_groups, near_to
 from store.events import CurationCount
 
 WARN_RATIO = 3
@@ -137,6 +137,7 @@ def general_count(train: int, share: float) -> int:
 def _without_leaks(rows: Sequence[Labelled], exam: Sequence[str], threshold: float) -> tuple[list[Labelled], int]:
     groups = near_duplicate_groups([*(one.text for one in rows), *exam], threshold)
     leaked = {index for group in groups if group[-1] >= len(rows) for index in group if index < len(rows)}
+    leaked |= near_to([one.text for one in rows], exam, threshold)
     return [one for index, one in enumerate(rows) if index not in leaked], len(leaked)
 
 

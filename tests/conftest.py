@@ -6,6 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# shared machines stall: a slow example is no wrong one
+settings.register_profile("tuneloop", deadline=None)
+settings.load_profile("tuneloop")
 
 TINY_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"

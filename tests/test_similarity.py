@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.similarity import band_keys, band_keys_of, cosine, grams, near_duplicate_groups, near_duplicates, similarity
+from loop.similarity import (
+    band_keys,
+    band_keys_of,
+    cosine,
+    grams,
+    near_duplicate_groups,
+    near_duplicates,
+    near_to,
+    similarity,
+)
 
 TICKETS = [
     "I was charged twice for March, please refund one of the payments.",
@@ -88,6 +97,22 @@ def test_empty_and_short_texts() -> None:
     assert near_duplicate_groups([]) == []
     assert near_duplicate_groups(["", " ", "a", "A ", "b"]) == [[0, 1], [2, 3], [4]]
     assert cosine(grams(""), grams("a")) == 0
+
+
+def test_paraphrases_of_the_exam_are_found() -> None:
+    exam = [*TICKETS, "What age do I have to be?"]
+    values = ["The weather is fine today", "What age do you have to be?", TICKETS[1].upper(), ""]
+    assert near_to(values, exam) >= {2}
+    assert near_to(values, exam, 0.7) == {1, 2}
+    assert near_to([], exam) == near_to(values, []) == near_to([""], [""]) == set()
+
+
+@given(st.lists(texts, max_size=6), st.lists(texts, min_size=1, max_size=6))
+@settings(max_examples=25)
+def test_copies_are_near_to_the_exam(values: list[str], exam: list[str]) -> None:
+    found = near_to([*values, exam[0]], exam)
+    if any(character.isalnum() for character in exam[0]):
+        assert len(values) in found
 
 
 def test_real_queries_with_all_pairs() -> None:
