@@ -214,8 +214,6 @@ class RollbackSettings(Section):
     enabled: bool = Field(default=True, description="roll back by itself when feedback turns bad")
     min_feedback: int = Field(default=30, ge=1, description="corrections and confirmations before it is judged")
     drop: float = Field(default=0.10, gt=0, le=1, description="accuracy by feedback below the predecessor's")
-    consecutive: int = Field(default=2, ge=1, description="judgements in a row that must agree")
-    rearm: float = Field(default=0.05, ge=0, le=1, description="a drop under this clears the count (hysteresis)")
 
 
 class TaskSettings(Section):
