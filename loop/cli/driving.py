@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loop.cli.output import progress_line, span
+from store.errors import StepError
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 BUSY = ("training", "evaluating")
 POLL_SECONDS = 1.0
-IDLE_TICKS = 3  # in a row without anything new: the loop rests
+IDLE_TICKS = 15  # in a row that changed nothing although something is due
 
 
 def daemon_holder(folder: Path) -> str:
@@ -46,15 +45,13 @@ def describe(task: TaskState, folder: Path) -> str:
     words = f"{cycle.adapter}: {cycle.phase}"
     step, of, phase = cycle.step, cycle.of, ""
     if cycle.phase == "evaluating":
-        step, of, phase = _evaluation_progress(folder / cycle.run_id)
+        step, of, phase = _evaluation_progress(folder / cycle.evaluation_id)
     if cycle.phase in BUSY and of:
         words += f" {phase + ' ' if phase else ''}{step}/{of}"
     return words
 
 
-def tick_until(
-    app: App, rested: Callable[[TickReport], bool], *, task: str = "", take_over: bool = False
-) -> list[TickReport]:
+def tick_until(app: App, rested: Callable[[TickReport], bool]) -> list[TickReport]:
     """Tick here, as the daemon would, until `rested` says so; progress goes to stderr.
 
     A step that a tick has started is a child of this process and would end with it, so a busy step is
@@ -62,24 +59,31 @@ def tick_until(
 
     Raises:
         DaemonRunning: a daemon holds the workspace.
+        StepError: what is due fails again and again.
     """
     from loop.daemon import Daemon
 
     reports: list[TickReport] = []
+    idle = 0
     write = progress_line()
-    daemon = Daemon(app, take_over=take_over)
+    daemon = Daemon(app)
     try:
-        with _quiet():
-            while True:
-                report = daemon.tick()
-                reports.append(report)
-                state = app.state()
-                lines = [describe(one, app.workspace.paths.runs) for one in state.tasks.values()]
-                write("; ".join(line for line in lines if line))
-                busy = any(one.cycle is not None and one.cycle.phase in BUSY for one in state.tasks.values())
-                if not busy and rested(report):
-                    return reports
-                time.sleep(POLL_SECONDS)
+        while True:
+            report = daemon.tick()
+            reports.append(report)
+            state = app.state()
+            lines = [describe(one, app.workspace.paths.runs) for one in state.tasks.values()]
+            write("; ".join(line for line in lines if line))
+            busy = any(is_busy(one) for one in state.tasks.values())
+            if not busy and rested(report):
+                return reports
+            idle = 0 if busy or report.events else idle + 1
+            if idle >= IDLE_TICKS:
+                raise StepError(
+                    "the loop does not get any further",
+                    hint="The lines above say why; `tuneloop doctor` looks at everything it needs.",
+                )
+            time.sleep(POLL_SECONDS)
     finally:
         write("")
         daemon.close()
@@ -99,34 +103,27 @@ def watch_until(app: App, rested: Callable[[], bool], task: str) -> None:
 
 
 def rests(app: App, task: str) -> bool:
-    """Whether a task has nothing that it could do now by itself: no request, no step, nothing half-way."""
+    """Whether a task has nothing that it could do by itself now; people or new records have to come first."""
+    from loop.commands import Harvest
     from loop.policy import decide
 
     state = app.state()
-    here = state.task(task)
-    if here.request is not None or here.evaluation_request is not None:
-        return state.paused
-    if here.cycle is not None and here.cycle.phase in BUSY:
+    if is_busy(state.task(task)):
         return False
+    here = state.task(task)
+    if (here.request or here.evaluation_request) and any(is_busy(other) for other in state.tasks.values()):
+        return False  # its turn comes when the other task's step has ended
     orders = decide(state, app.settings, app.now())
-    return not any(order.task == task and type(order).__name__ != "Harvest" for order in orders)
+    return not any(order.task == task and not isinstance(order, Harvest) for order in orders)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The daemon's own log lines would tear the progress line; warnings still come through."""
-    logger = logging.getLogger("tuneloop")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+def is_busy(task: TaskState) -> bool:
+    """Whether a child process is training or evaluating for the task."""
+    return task.cycle is not None and task.cycle.phase in BUSY
 
 
 def _evaluation_progress(folder: Path) -> tuple[int, int, str]:
     from adapters.specs import Metric, read_lines
-    from store.errors import StepError
 
     try:
         metrics = read_lines(folder / "metrics.jsonl", Metric)

@@ -5,7 +5,6 @@ A verb is a function; its module is imported with the table, so those modules im
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -114,7 +113,6 @@ _register()
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the entry point of `tuneloop`."""
-    gc.set_threshold(50_000, 20, 20)  # importing makes no garbage: looking for it costs a short command a tenth
     words = _workspace_first(list(sys.argv[1:] if arguments is None else arguments))
     try:
         outcome: Any = app(args=words, prog_name="tuneloop", standalone_mode=False)
