@@ -117,9 +117,11 @@ def control_out_of_fold(texts: Sequence[str], labels: Sequence[str]) -> list[Map
     from adapters.control import Control
 
     found: list[Mapping[str, float]] = [{} for _ in texts]
+    by_class = sorted(range(len(texts)), key=lambda index: labels[index])
+    folds = {index: place % FOLDS for place, index in enumerate(by_class)}
     for fold in range(FOLDS):
-        inside = [index for index in range(len(texts)) if index % FOLDS != fold]
-        outside = [index for index in range(len(texts)) if index % FOLDS == fold]
+        inside = [index for index in range(len(texts)) if folds[index] != fold]
+        outside = [index for index in range(len(texts)) if folds[index] == fold]
         if len({labels[index] for index in inside}) < 2 or not outside:
             continue
         kept = [texts[index] for index in inside]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import shutil
 from collections import Counter
@@ -28,7 +27,6 @@ from store.tables import RecordRow
 
 GENERAL = Path(__file__).parents[1] / "adapters" / "data" / "general.jsonl"
 HARVEST_WINDOW = 1000  # newest records that a harvest looks at
-EPOCH_CAP_BELOW = 1000  # examples
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,13 +36,6 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     split: Literal["train", "valid"]
     kind: Literal["task", "general"] = "task"
-
-
-class PlannedSteps(msgspec.Struct, frozen=True):
-    """Optimiser steps of a run, and whether they need more epochs than the document allows."""
-
-    steps: int
-    epoch_cap_exceeded: bool
 
 
 # ---------------------------------------------------------------- harvest
@@ -248,15 +239,6 @@ def prepare_training(app: App, cycle: Cycle, rules: TaskSettings, base: BaseMode
         ]
         write_lines(folder / f"{split}.jsonl", examples)
     return spec
-
-
-def planned_steps(spec: TrainSpec, folder: Path) -> PlannedSteps:
-    """The document's cap of 1 to 3 epochs below 1,000 examples against the minimum number of steps, which wins
-    (9 steps gave 0.36 where 72 gave 0.79)."""
-    examples = len(read_lines(folder / "train.jsonl", Example))
-    by_epochs = math.ceil(examples * spec.epochs / spec.batch_size)
-    steps = min(spec.max_steps, max(by_epochs, spec.min_steps))
-    return PlannedSteps(steps, examples < EPOCH_CAP_BELOW and steps > by_epochs)
 
 
 def hyperparameters(spec: TrainSpec) -> dict[str, float | int | str | bool]:

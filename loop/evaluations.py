@@ -36,12 +36,13 @@ CONTROL = "control"  # the name the control competes under, and its folder in a 
 
 def exam_items(app: App, task: str) -> list[ExamItem]:
     """The exam as it stands: labelled audit draws, and harvested failures of the exam side marked as hard."""
-    rows = queries.labelled(app.workspace.read, task, side="exam")
+    rows = queries.records(app.workspace.read, task, side="exam", labelled=True)
     texts = app.workspace.texts.many([row.record_id for row in rows])
     return [
-        ExamItem(id=row.record_id, text=texts[row.record_id], label=row.label, hard=not row.audit)
+        ExamItem(id=row.record_id, text=texts[row.record_id], label=str(row.label), hard=not row.audit)
         for row in rows
-        if row.record_id in texts
+        # beside the draws only failures: near-copies of a draw would count it twice
+        if row.record_id in texts and (row.audit or row.answer not in (None, row.label))
     ]
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.specs import TrainResult, read_json
+from adapters.specs import Example, TrainResult, read_json, read_lines
+from adapters.train import plan
 from loop import commands as cmd
 from loop import datasets, evaluations, serving
 from loop.actions import rolled_back
@@ -144,7 +145,7 @@ def start_training(context: Context, command: cmd.StartTraining) -> list[Recorde
     progress = context.steps.look(folder)
     if progress.status == "running":
         raise StepError(f"{command.run_id} is still being worked on by another process")
-    planned = datasets.planned_steps(spec, folder)
+    planned = plan(spec, examples=len(read_lines(folder / "train.jsonl", Example)))
     event = ev.TrainingStarted(
         task=command.task,
         run_id=command.run_id,

@@ -86,7 +86,7 @@ def _harvest_is_due(task: TaskState, rules: TaskSettings, now: datetime) -> bool
 
 def _rollback_reason(task: TaskState, rules: TaskSettings) -> str | None:
     """Production disagrees with the champion clearly more often than with the one before it."""
-    if len(task.deployed) < 2:
+    if len(task.deployed) < 2 or not rules.rollback.enabled:
         return None
     now, before = task.deployed[-1].answerer, task.deployed[-2].answerer
     if before in task.rolled_back or now not in task.served or before not in task.served:
