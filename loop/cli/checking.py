@@ -66,6 +66,6 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
             )
             for check in checks
         ]
-        show(table(["", "what", "found"], rows, header=False))
+        show(table(["", "what", "found"], rows, free=["found"], header=False))
     if failed:
         raise typer.Exit(1)

@@ -159,6 +159,7 @@ def print_verdict(evaluation: dict[str, Any]) -> None:
                 )
                 for check in evaluation["checks"]
             ],
+            free=["detail"],
         )
     )
     say(evaluation["summary"])

@@ -50,7 +50,7 @@ def history(
     if not rows:
         say("nothing of that kind has happened")
         return
-    show(table(["#", "when", "type", "stream", "what"], rows, right=["#"]))
+    show(table(["#", "when", "type", "stream", "what"], rows, right=["#"], free=["what"], least=["when", "#"]))
 
 
 def events(log: Log, where: str, values: list[Any], *, limit: int) -> Iterator[Recorded]:
@@ -110,6 +110,7 @@ def runs(ctx: typer.Context, task: TaskName = "", as_json: AsJson = False) -> No
                 for row in found
             ],
             right=["trained on", "steps", "loss", "validation", "seconds"],
+            least=["started", "plan", "validation", "seconds", "adapter", "loss"],
         )
     )  # fmt: skip
 
@@ -143,6 +144,7 @@ def adapters(ctx: typer.Context, task: TaskName = "", as_json: AsJson = False) -
                 for row in found
             ],
             right=["accuracy", "exam"],
+            least=["registered", "run", "method", "exam", "verdict"],
         )
     )  # fmt: skip
 

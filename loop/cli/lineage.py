@@ -87,7 +87,7 @@ def show_tree(values: dict[str, Any]) -> None:
         ("settings", ", ".join(f"{name} {value}" for name, value in values["hyperparameters"].items())),
         (
             "run",
-            f"{run['run_id']} ({run['plan']}): {run['trigger']}; {run['attempts']} attempts, {run['seconds']:.0f} s",
+            f"{run['run_id']} ({run['plan']}): {run['trigger']}; attempts: {run['attempts']}, {run['seconds']:.0f} s",
         ),
         ("dataset", f"{dataset['artifact'][:19]}: {dataset['train']} to train on, {dataset['valid']} to validate"),
         ("per class", ", ".join(f"{label} {count}" for label, count in dataset["per_class"].items())),
@@ -100,7 +100,7 @@ def show_tree(values: dict[str, Any]) -> None:
     facts += [("deployment", f"{when(one['at'])} {one['what']}") for one in values["deployments"]]
     if values["erased_since"]:
         facts.append(("erased", styled(f"{len(values['erased_since'])} of its records were erased since", "red")))
-    show(table(["", " "], facts, header=False))
+    show(table(["", " "], facts, free=[" "], header=False))
     records = values["records"]
     if not records:
         return

@@ -64,7 +64,7 @@ def show_one(
         print_verdict(row)
     say()
     lines = [(one.position, when(one.recorded_at), one.type, words.line(one.event)) for one in past]
-    show(table(["#", "when", "type", "what"], lines, right=["#"]))
+    show(table(["#", "when", "type", "what"], lines, right=["#"], free=["what"], least=["when", "#"]))
 
 
 def compare(
@@ -159,14 +159,14 @@ def _print_values(values: dict[str, Any]) -> None:
     """Name and value, a line each; what is empty or has a table of its own is left out."""
     lines = []
     for name, value in values.items():
-        if value in (None, "", [], {}) or name in ("checks", "results", "paired", "events"):
+        if value in (None, "", [], {}) or value is False or name in ("checks", "results", "paired", "events"):
             continue
         if isinstance(value, dict):
             value = ", ".join(f"{key}: {inner}" for key, inner in value.items())
         elif isinstance(value, list):
             value = "; ".join(_in_one_line(inner) for inner in value)
         lines.append((name.replace("_", " "), value))
-    show(table(["", " "], lines, header=False))
+    show(table(["", " "], lines, free=[" "], header=False))
 
 
 def _in_one_line(value: Any) -> str:

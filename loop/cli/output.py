@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+FREE_WIDTH = 24  # columns that a wrapped cell gets at least
 PIPE_WIDTH = 120  # columns where the output is no terminal and COLUMNS does not say
 Cell = object  # a rich Text, or anything whose str() is shown
 
@@ -72,13 +73,32 @@ def table(
     *,
     title: str = "",
     right: Sequence[str] = (),
+    free: Sequence[str] = (),
+    least: Sequence[str] = (),
     header: bool = True,
 ) -> Table:
-    """A plain table; `right` names the columns that are aligned to the right."""
+    """A plain table that fits the terminal.
+
+    Args:
+        columns: their headings.
+        rows: cells, each a rich Text or anything with a str().
+        title: a line above it.
+        right: columns that are aligned to the right.
+        free: columns that may be wrapped; without any, all may.
+        least: columns that are left out first where the terminal is narrow; JSON always has them.
+        header: whether the headings are shown.
+    """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row] for row in rows]
+    widths = {
+        name: max([len(name), *(max(map(cell_len, row[at].plain.split("\n"))) for row in cells)])
+        for at, name in enumerate(columns)
+    }
+    kept, whole = _fitting(widths, set(free), least, console().width)
     made = Table(
         title=plain(title) or None,
         title_justify="left",
@@ -89,10 +109,27 @@ def table(
         header_style="bold",
     )
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*[cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row])
+        if name in kept:
+            made.add_column(
+                name, justify="right" if name in right else "left", overflow="fold", no_wrap=whole and name not in free
+            )
+    for row in cells:
+        made.add_row(*[cell for name, cell in zip(columns, row, strict=True) if name in kept])
     return made
+
+
+def _fitting(widths: dict[str, int], free: set[str], least: Sequence[str], room: int) -> tuple[set[str], bool]:
+    """Which columns are shown, and whether all but the free ones can be kept from wrapping."""
+
+    def needed(names: set[str]) -> int:
+        return sum(min(widths[name], FREE_WIDTH) if name in free else widths[name] for name in names) + 3 * len(names)
+
+    kept = set(widths)
+    for name in least:
+        if needed(kept) <= room:
+            break
+        kept.discard(name)
+    return kept, bool(free or least) and needed(kept) <= room
 
 
 def show(*parts: Any) -> None:

@@ -51,6 +51,8 @@ def queue(
                 for item in found
             ],
             right=["sure"],
+            free=["text"],
+            least=["sure", "why"],
         )
     )
     say(f"{len(found)} of {open_reviews} open; `tuneloop review` labels them one by one")

@@ -161,7 +161,7 @@ def _print(app: App) -> None:
     for name, task in values["tasks"].items():
         say()
         say(styled(f"task {name}", "bold"))
-        show(table(["", " "], _lines(app, state, name, task), header=False))
+        show(table(["", " "], _lines(app, state, name, task), free=[" "], header=False))
         show(_classes(task))
 
 
