@@ -162,7 +162,9 @@ def freeze(app: App, task: TaskState, rules: TaskSettings, command: FreezeDatase
 def _training_labels(app: App, task: str, up_to: int) -> list[curation.Labelled]:
     standing = queries.labelled(app.workspace.read, task, side="train", up_to=up_to)
     texts = app.workspace.texts.many([one.record_id for one in standing])
-    answers = {row.record_id: row.answer for row in queries.records(app.workspace.read, task, side="train")}
+    answers = {
+        row.record_id: row.answer for row in queries.records(app.workspace.read, task, side="train", labelled=True)
+    }
     return [
         curation.Labelled(
             id=one.record_id,
