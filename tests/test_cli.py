@@ -25,6 +25,8 @@ from store.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 CPU_SECONDS = 0.4
+YARDSTICK = "sqlalchemy"
+YARDSTICK_SECONDS = 0.142  # of CPU, to import it on an idle core of the machines that CPU_SECONDS is meant for
 HEAVY = ("torch", "transformers", "wandb", "openai", "sklearn", "scipy", "sqlmodel")
 READS: list[list[str]] = [
     ["status"], ["queue"], ["history"], ["adapters"], ["runs"], ["state"], ["show", "rec-001"], ["show", "tickets-v1"],
@@ -62,10 +64,10 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---------------------------------------------------------------- fast, and light
 
 
-def child_cpu(words: list[str]) -> float:
-    """CPU seconds of one command in a process of its own."""
+def child_cpu(arguments: list[str]) -> float:
+    """CPU seconds of a Python process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-m", "loop.cli.main", *words], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr.decode()
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -73,15 +75,17 @@ def child_cpu(words: list[str]) -> float:
 
 @pytest.mark.parametrize("words", [["--help"], ["status"], ["status", "--json"]])
 def test_help_and_status_answer_at_once(words: list[str], lived: Path) -> None:
-    measured = []
-    for attempt in range(12):  # other work on the machine makes CPU seconds longer, never shorter
-        measured.append(child_cpu([*words, "-w", str(lived)] if words != ["--help"] else words))
-        if measured[-1] < CPU_SECONDS:
+    command = ["-m", "loop.cli.main", *([*words, "-w", str(lived)] if words != ["--help"] else words)]
+    measured, yardstick = [], []
+    for attempt in range(10):
+        measured.append(child_cpu(command))
+        # neighbours on the same core make CPU seconds longer: of ours, and of this
+        yardstick.append(child_cpu(["-c", f"import {YARDSTICK}"]))
+        allowed = CPU_SECONDS * max(1.0, min(yardstick) / YARDSTICK_SECONDS)
+        if min(measured) < allowed:
             return
-        time.sleep(0.5 * attempt)
-    if os.getloadavg()[0] > (os.cpu_count() or 1) + 0.5:
-        pytest.skip(f"{min(measured):.2f} s on a machine that is too busy to tell: load {os.getloadavg()[0]:.1f}")
-    raise AssertionError(f"{words} took {min(measured):.2f} s of CPU, {CPU_SECONDS} are allowed")
+        time.sleep(0.2 * attempt)
+    raise AssertionError(f"{words} took {min(measured):.2f} s of CPU, {allowed:.2f} are allowed here")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["status"], ["queue"], ["history"], ["adapters"], ["review", "--help"]])

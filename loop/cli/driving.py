@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loop.cli import collect_as_usual
 from loop.cli.output import progress_line, span
 from store.errors import StepError
 
@@ -63,6 +64,7 @@ def tick_until(app: App, rested: Callable[[TickReport], bool]) -> list[TickRepor
     """
     from loop.daemon import Daemon
 
+    collect_as_usual()
     reports: list[TickReport] = []
     idle = 0
     write = progress_line()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import sys
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from loop.cli import USUAL_COLLECTION
+from loop.cli import collect_as_usual
 from loop.cli.context import AsJson, Reason, open_app
 from loop.cli.output import brief, emit, say
 from loop.cli.safe import json_text, plain
@@ -29,7 +28,7 @@ def run(
     """
     from loop.daemon import Daemon
 
-    gc.set_threshold(*USUAL_COLLECTION)
+    collect_as_usual()
     configure_logging(as_json=json_logs)
     with open_app(ctx) as app:
         Daemon(app, take_over=take_over).run()
@@ -92,7 +91,7 @@ def serve(
     """
     from loop.cli.serving import serve_here
 
-    gc.set_threshold(*USUAL_COLLECTION)
+    collect_as_usual()
     configure_logging()
     with open_app(ctx) as app:
         serve_here(app, port=port)

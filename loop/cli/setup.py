@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from loop.cli import collect_as_usual
 from loop.cli.output import say
 from store.errors import InputError, UsageError
 
@@ -86,6 +87,7 @@ def demo(
     """
     from loop import demo as the_demo
 
+    collect_as_usual()
     the_demo.run(fast=fast, keep=keep, seed=seed)
 
 

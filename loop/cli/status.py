@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loop.cli import collect_as_usual
 from loop.cli.context import AsJson, open_app
 from loop.cli.driving import daemon_holder, describe
 from loop.cli.output import ago, builtins, emit, now, percent, say, show, styled, table
@@ -39,6 +40,7 @@ def status(
                 _print(app)
             if not watch:
                 return
+            collect_as_usual()
             sys.stdout.flush()
             time.sleep(2.0)
             app.workspace.projections.catch_up()
