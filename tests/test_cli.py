@@ -152,6 +152,8 @@ def test_errors_are_one_line_a_hint_and_a_code_of_their_own(tuneloop: Any, tmp_p
     assert re.fullmatch(r"error: .* is in no workspace\nhint: .*`tuneloop init`.*\n", told.err)
     told = tuneloop("stauts")
     assert told.code == 2 and told.err.startswith("error: No such command 'stauts'") and "hint: " in told.err
+    told = tuneloop()
+    assert told.code == 2 and "Usage: tuneloop" in told.out and told.err == ""
     told = tuneloop("label", "one")
     assert told.code == 2 and "hint: `tuneloop label --help` shows how." in told.err
     make(tmp_path / "w")
@@ -534,6 +536,17 @@ def test_doctor_looks_at_everything(tmp_path: Path, tuneloop: Any, monkeypatch: 
     assert shown.code == 0 and "chmod 700" in " ".join(shown.out.split())
     outside = tuneloop("doctor", "--json", "-w", tmp_path)
     assert outside.code == 0 and outside.json["checks"][-1]["name"] == "workspace"
+
+
+def test_doctor_names_a_base_model_that_is_not_there(
+    tmp_path: Path, tuneloop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make(tmp_path / "w")
+    for base, level in ((str(tmp_path / "nothing"), "fail"), ("some-org/some-model", "warn")):
+        monkeypatch.setenv("TUNELOOP_MODEL__BASE", base)
+        checks = tuneloop("doctor", "--json", "-w", root).json["checks"]
+        (found,) = [check for check in checks if check["name"] == "base model"]
+        assert found["level"] == level and base in found["detail"] and found["advice"]
 
 
 def test_doctor_needs_no_training_stack(tmp_path: Path) -> None:

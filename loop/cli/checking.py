@@ -58,14 +58,12 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         emit({"healthy": not failed, "checks": checks})
     else:
-        rows = [
-            (
-                styled(check.level, LEVEL_STYLES[check.level]),
-                check.name,
-                check.detail + (f"\n{check.advice}" if check.advice else ""),
-            )
-            for check in checks
-        ]
+        rows = []
+        for check in checks:
+            found = styled(check.detail)
+            if check.advice:
+                found.append("\n").append_text(styled(check.advice, "bold"))
+            rows.append((styled(check.level, LEVEL_STYLES[check.level]), check.name, found))
         show(table(["", "what", "found"], rows, free=["found"], header=False))
     if failed:
         raise typer.Exit(1)

@@ -194,16 +194,26 @@ def model(app: App) -> Iterator[Check]:
     from adapters import base_model
 
     chosen = app.settings.model.base
-    named = Path(chosen).expanduser() if chosen else None
-    if named is not None and named.is_dir():
+    named = Path(chosen).expanduser()
+    if chosen and (named.exists() or chosen.startswith(("/", ".", "~"))):
         folder, complete = named, (named / "config.json").is_file() and any(named.glob("*.safetensors"))
-        advice = "Give a folder with config.json, safetensors and tokenizer as model.base."
+        missing = Check(
+            "fail",
+            "base model",
+            f"{folder} holds no base model",
+            "Give a folder with config.json, safetensors and tokenizer as model.base, or leave it empty.",
+        )
     else:
         folder = base_model.cache_folder() / (chosen.replace("/", "--") or base_model.NAME)
         complete = (folder / base_model.COMPLETE).is_file()
-        advice = f"Bring it in ahead of time: python -m adapters.base_model {chosen}".rstrip()
+        missing = Check(
+            "warn",
+            "base model",
+            f"{chosen or base_model.NAME} is not in {folder.parent} yet: it is brought in when it is first needed",
+            f"Bring it in ahead of time: python -m adapters.base_model {chosen}".rstrip(),
+        )
     if not complete:
-        yield Check("warn", "base model", f"{chosen or base_model.NAME} is not in {folder}", advice)
+        yield missing
         return
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) >> 20
     yield Check("ok", "base model", f"{folder} ({size} MiB), served as {app.settings.model.quantisation}")

@@ -133,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         if (words_wrong := getattr(error, "format_message", None)) is not None:
-            complain(words_wrong(), _usage_hint(error))
+            if words_wrong():  # else the help has been printed, which says it all
+                complain(words_wrong(), _usage_hint(error))
             return int(getattr(error, "exit_code", 2))
         path = _write_crash(error, words)
         complain(
