@@ -36,7 +36,7 @@ POLL_SECONDS = 2.0
 IDLE_SECONDS = 600.0  # without news, runs are closed and wandb's own process ends
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds between tries while W&B fails
 STOP_SECONDS = 4.0  # after SIGTERM; the daemon kills after five
-LOCK_SECONDS = 10.0
+LOCK_SECONDS = 3.0
 _MODES: dict[str, Mode] = {
     "online": "online", "run": "online", "shared": "online", "offline": "offline", "dryrun": "offline",
     "disabled": "disabled",
