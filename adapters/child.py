@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -120,6 +121,7 @@ class Threads:
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
         self._busy = folder.parent.parent / "serving.busy"
+        self._working = folder.parent.parent / "working.busy"  # tells the engine that we are at work
         self._all = threads or len(os.sched_getaffinity(0))
         self._now = 0
 
@@ -127,6 +129,8 @@ class Threads:
         """One thread while production is being answered, else all; returns how many."""
         import torch
 
+        with contextlib.suppress(OSError):
+            self._working.touch()
         try:
             busy = time.time() - self._busy.stat().st_mtime < _BUSY_SECONDS
         except OSError:

@@ -1,0 +1,507 @@
+"""The engine: one base model and its adapters behind an OpenAI-compatible endpoint on loopback.
+
+    python -m adapters.serve --base FOLDER --quantisation nf4 --port 0 --port-file FILE
+
+Its surface is what vLLM offers, so that vLLM can take its place: `/v1/models`, `/v1/chat/completions` (with
+`structured_outputs: {"choice": [...]}` answered by label scores), `/v1/load_lora_adapter`, `/v1/unload_lora_adapter`,
+`/health`. The base model answers to "base". The model runs in one thread; requests that wait together and share
+model and prompt are answered as one batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from adapters import base_model
+from adapters.bank import Bank, read
+from adapters.child import die_with_parent
+from adapters.specs import BaseModelRef
+from store.errors import ArtifactError, ModelError, TuneloopError
+from store.prompting import Message, PromptSpec
+
+if TYPE_CHECKING:
+    from adapters.scoring import Scorer
+
+log = logging.getLogger("tuneloop.engine")
+
+BASE = "base"
+BODY_LIMIT = 1_000_000  # bytes
+MAX_TOKENS = 256
+MAX_CHOICES = 512
+TOP_LIMIT = 20
+WAITING_LIMIT = 256  # requests; more are told to come back
+GATHER_SECONDS = 0.004  # a request waits this long for others to share its batch
+BATCH = 16
+WORKING_SECONDS = 10.0  # a training or evaluation that has shown itself since then is at work
+
+
+class Refusal(Exception):
+    """A request that gets an OpenAI-style error."""
+
+    def __init__(self, status: int, message: str, kind: str = "invalid_request_error") -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A chat request, checked. Those with an equal `group` can share a batch."""
+
+    model: str
+    prompt: PromptSpec
+    text: str
+    choices: tuple[str, ...] = ()
+    max_tokens: int = 16
+    temperature: float = 0.0
+    seed: int = 0
+    top: int = 0  # alternatives per token; 0: no log-probabilities wanted
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        prompt = msgspec.json.encode(self.prompt)
+        return (self.model, prompt, self.choices, self.max_tokens, self.seed, self.top)
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes back: the text, and OpenAI's `logprobs.content` where it was asked for."""
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    tokens: int
+    logprobs: list[dict[str, Any]] | None = None
+
+
+class Engine:
+    """Runs the model in a thread of its own; everything else hands it work and waits."""
+
+    def __init__(self, bank: Bank, scorer: Scorer, *, busy_file: Path | None = None) -> None:
+        self.bank = bank
+        self._scorer = scorer
+        self._busy_file = busy_file
+        self._work: queue.Queue[tuple[Asked | Callable[[], Any], Future[Any]] | None] = queue.Queue(WAITING_LIMIT)
+        self._names: list[str] = []
+        self._threads = 0
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the loaded adapters."""
+        return list(self._names)
+
+    def submit(self, work: Asked | Callable[[], Any]) -> Future[Any]:
+        """Queue a request or a change of the bank.
+
+        Raises:
+            Refusal: too many requests wait already.
+        """
+        future: Future[Any] = Future()
+        try:
+            self._work.put_nowait((work, future))
+        except queue.Full:
+            raise Refusal(429, "too many requests are waiting", "rate_limit_error") from None
+        return future
+
+    def load(self, name: str, folder: Path) -> None:
+        """Read an adapter aside, then insert it between two batches.
+
+        Raises:
+            ArtifactError: it is damaged, belongs to another base, or its name is taken.
+        """
+        if name == BASE or name in self._names:
+            raise ArtifactError(f"there is a model {name!r} already", hint="Load it under a new name.")
+        loaded = read(folder, self.bank.ref)
+        self.submit(lambda: self.bank.insert(name, loaded)).result()
+        self._names = self.bank.names
+
+    def unload(self, name: str) -> None:
+        """Remove an adapter.
+
+        Raises:
+            ArtifactError: there is none of that name.
+        """
+
+        def drop() -> None:
+            self.bank.unload(name)
+            self._scorer.forget(name)
+
+        self.submit(drop).result()
+        self._names = self.bank.names
+
+    def close(self) -> None:
+        self._work.put(None)
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        left: list[tuple[Asked | Callable[[], Any], Future[Any]]] = []
+        while True:
+            if not left:
+                first = self._work.get()
+                if first is None:
+                    return
+                left.append(first)
+                time.sleep(GATHER_SECONDS)
+            while True:
+                try:
+                    more = self._work.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    return
+                left.append(more)
+            left = self._serve(left)
+
+    def _serve(
+        self, waiting: list[tuple[Asked | Callable[[], Any], Future[Any]]]
+    ) -> list[tuple[Asked | Callable[[], Any], Future[Any]]]:
+        """Do the first piece of work, with all requests that can go with it; return the rest."""
+        work, future = waiting[0]
+        if not isinstance(work, Asked):
+            _settle([future], lambda: [work()])
+            return waiting[1:]
+        group = work.group
+        batch = [(one, its) for one, its in waiting if isinstance(one, Asked) and one.group == group][:BATCH]
+        taken = {id(its) for _, its in batch}
+        self._announce()
+        _settle([its for _, its in batch], lambda: self._answer([one for one, _ in batch]))
+        return [(one, its) for one, its in waiting if id(its) not in taken]
+
+    def _announce(self) -> None:
+        """Tell a training on this machine that production is being answered, and share the cores with it."""
+        if self._busy_file is None:
+            return
+        with contextlib.suppress(OSError):
+            self._busy_file.touch()
+        try:
+            at_work = time.time() - self._busy_file.with_name("working.busy").stat().st_mtime < WORKING_SECONDS
+        except OSError:
+            at_work = False
+        import torch
+
+        # two busy torch processes on two cores slow each other up to five times: one thread each then
+        wanted = 1 if at_work else len(os.sched_getaffinity(0))
+        if wanted != self._threads:
+            torch.set_num_threads(wanted)
+            self._threads = wanted
+
+    def _answer(self, batch: Sequence[Asked]) -> list[Answered]:
+        first = batch[0]
+        adapter = "" if first.model == BASE else first.model
+        if adapter and adapter not in self.bank.names:
+            raise Refusal(404, f"the model {first.model!r} does not exist", "not_found_error")
+        texts = [one.text for one in batch]
+        if first.choices:
+            return self._choose(adapter, first, texts)
+        said = self._scorer.generate(
+            adapter,
+            first.prompt,
+            texts,
+            max_tokens=first.max_tokens,
+            temperatures=[one.temperature for one in batch],
+            seed=first.seed,
+            top=first.top,
+            batch_size=BATCH,
+        )
+        return [
+            Answered(
+                text=words.text,
+                finish="stop" if words.finished else "length",
+                prompt_tokens=words.prompt_tokens,
+                tokens=words.tokens,
+                logprobs=[
+                    _logprob(token.text, token.log_probability, token.top) for token in words.details
+                ] if first.top else None,
+            )
+            for words in said
+        ]  # fmt: skip
+
+    def _choose(self, adapter: str, asked: Asked, texts: Sequence[str]) -> list[Answered]:
+        card = self.bank.card(adapter) if adapter else None
+        warmth = card.temperature if card is not None else 1.0
+        answers = []
+        for found in self._scorer.score(adapter, asked.prompt, texts, asked.choices, batch_size=BATCH):
+            shares = found.probabilities(warmth)
+            ranked = [(label, _log(share)) for label, share in sorted(shares.items(), key=lambda item: -item[1])]
+            entry = _logprob(found.label, _log(shares[found.label]), ranked[: max(asked.top, 1)])
+            answers.append(
+                Answered(
+                    text=found.label,
+                    finish="stop",
+                    prompt_tokens=found.prompt_tokens,
+                    tokens=1,
+                    logprobs=[entry] if asked.top else None,
+                )
+            )
+        return answers
+
+
+def _settle(futures: Sequence[Future[Any]], work: Callable[[], Sequence[Any]]) -> None:
+    try:
+        results = work()
+    except Exception as error:
+        for future in futures:
+            future.set_exception(error)
+        return
+    for future, result in zip(futures, results, strict=True):
+        future.set_result(result)
+
+
+def _log(share: float) -> float:
+    return math.log(max(share, 1e-30))
+
+
+def _logprob(text: str, value: float, top: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    def entry(word: str, worth: float) -> dict[str, Any]:
+        return {"token": word, "logprob": worth, "bytes": list(word.encode())}
+
+    return {**entry(text, value), "top_logprobs": [entry(word, worth) for word, worth in top]}
+
+
+# ---------------------------------------------------------------- requests
+
+
+def read_request(body: Any) -> Asked:
+    """A chat request from its JSON.
+
+    Raises:
+        Refusal: a field is missing, malformed, or asks for what is not offered.
+    """
+    if not isinstance(body, dict):
+        raise Refusal(400, "the body must be a JSON object")
+    model, turns = body.get("model"), body.get("messages")
+    if not isinstance(model, str) or not isinstance(turns, list) or not turns:
+        raise Refusal(400, "'model' and a non-empty list of 'messages' are needed")
+    if body.get("stream") or body.get("n", 1) not in (1, None):
+        raise Refusal(400, "streaming and n above 1 are not offered")
+    messages = [_message(turn) for turn in turns]
+    if messages[-1].role != "user":
+        raise Refusal(400, "the last message must be the user's")
+    system = messages[0].content if messages[0].role == "system" else ""
+    shots = messages[1:-1] if messages[0].role == "system" else messages[:-1]
+    if any(shot.role == "system" for shot in shots):
+        raise Refusal(400, "only the first message may be the system's")
+    wanted = bool(body.get("logprobs"))
+    return Asked(
+        model=model,
+        prompt=PromptSpec(name="", digest="", system=system, shots=shots),
+        text=messages[-1].content,
+        choices=_choices(body),
+        max_tokens=int(_number(body, ("max_completion_tokens", "max_tokens"), 16, 1, MAX_TOKENS)),
+        temperature=_number(body, ("temperature",), 0.0, 0.0, 2.0),
+        seed=int(_number(body, ("seed",), 0, -(2**62), 2**62)),
+        top=max(1, int(_number(body, ("top_logprobs",), 1, 0, TOP_LIMIT))) if wanted else 0,
+    )
+
+
+def _message(turn: Any) -> Message:
+    role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        content = "".join(part for part in parts if isinstance(part, str)) if len(parts) == len(content) else None
+    if role == "developer":
+        role = "system"
+    if role not in ("system", "user", "assistant") or not isinstance(content, str):
+        raise Refusal(400, "every message needs a role (system, user, assistant) and a text as content")
+    return Message(role, content)
+
+
+def _choices(body: dict[str, Any]) -> tuple[str, ...]:
+    structured = body.get("structured_outputs")
+    choices = structured.get("choice") if isinstance(structured, dict) else body.get("guided_choice")
+    if choices is None:
+        return ()
+    if (
+        not isinstance(choices, list)
+        or not 0 < len(choices) <= MAX_CHOICES
+        or not all(isinstance(one, str) and one for one in choices)
+        or len(set(choices)) != len(choices)
+    ):
+        raise Refusal(400, f"'choice' must be 1 to {MAX_CHOICES} different, non-empty strings")
+    return tuple(choices)
+
+
+def _number(body: dict[str, Any], names: Sequence[str], default: float, low: float, high: float) -> float:
+    value = next((body[name] for name in names if body.get(name) is not None), default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise Refusal(400, f"{names[0]!r} must be a number from {low:g} to {high:g}")
+    return value
+
+
+# ---------------------------------------------------------------- the application
+
+
+def make_app(engine: Engine) -> Starlette:
+    """The HTTP side of an engine."""
+
+    async def chat(request: Request) -> Response:
+        asked = read_request(await _body(request))
+        if asked.model != BASE and asked.model not in engine.names:
+            raise Refusal(404, f"the model {asked.model!r} does not exist", "not_found_error")
+        answered: Answered = await asyncio.wrap_future(engine.submit(asked))
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": answered.text},
+            "finish_reason": answered.finish,
+            "logprobs": None if answered.logprobs is None else {"content": answered.logprobs},
+        }
+        usage = {
+            "prompt_tokens": answered.prompt_tokens,
+            "completion_tokens": answered.tokens,
+            "total_tokens": answered.prompt_tokens + answered.tokens,
+        }
+        return JSONResponse(
+            {
+                "id": f"chatcmpl-{uuid.uuid4().hex}",
+                "object": "chat.completion",
+                "created": int(time.time()),
+                "model": asked.model,
+                "choices": [choice],
+                "usage": usage,
+            }
+        )
+
+    async def models(_: Request) -> Response:
+        data = [{"id": name, "object": "model", "owned_by": "tuneloop"} for name in (BASE, *engine.names)]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def load(request: Request) -> Response:
+        name, path = _strings(await _body(request), "lora_name", "lora_path")
+        await asyncio.to_thread(engine.load, name, Path(path))
+        return JSONResponse({"status": "loaded", "model": name})
+
+    async def unload(request: Request) -> Response:
+        (name,) = _strings(await _body(request), "lora_name")
+        await asyncio.to_thread(engine.unload, name)
+        return JSONResponse({"status": "unloaded", "model": name})
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok", "base": engine.bank.ref.digest})
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/v1/load_lora_adapter", load, methods=["POST"]),
+            Route("/v1/unload_lora_adapter", unload, methods=["POST"]),
+            Route("/health", health),
+        ],
+        exception_handlers={Refusal: _refuse, TuneloopError: _ours, Exception: _fault},
+        lifespan=_lifespan(engine),
+    )
+
+
+def _lifespan(engine: Engine) -> Callable[[Starlette], contextlib.AbstractAsyncContextManager[None]]:
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        engine.close()
+
+    return lifespan
+
+
+async def _body(request: Request) -> Any:
+    received = b""
+    async for chunk in request.stream():
+        received += chunk
+        if len(received) > BODY_LIMIT:
+            raise Refusal(413, f"the body is larger than {BODY_LIMIT} bytes")
+    try:
+        return msgspec.json.decode(received)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Refusal(400, f"the body is no JSON: {error}") from None
+
+
+def _strings(body: Any, *names: str) -> list[str]:
+    values = [body.get(name) if isinstance(body, dict) else None for name in names]
+    if not all(isinstance(value, str) and value and "\0" not in value for value in values):
+        raise Refusal(400, f"{' and '.join(names)} must be strings")
+    return [str(value) for value in values]
+
+
+def _error(status: int, message: str, kind: str) -> Response:
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status_code=status)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    status, kind = (error.status, error.kind) if isinstance(error, Refusal) else (500, "server_error")
+    return _error(status, str(error), kind)
+
+
+async def _ours(_: Request, error: Exception) -> Response:
+    missing = isinstance(error, ArtifactError) and str(error).startswith("there is no adapter")
+    status = 404 if missing else 400 if isinstance(error, ArtifactError | ModelError) else 500
+    return _error(status, str(error), "not_found_error" if missing else "invalid_request_error")
+
+
+async def _fault(_: Request, __: Exception) -> Response:
+    return _error(500, "internal error; the engine's log has it", "server_error")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m adapters.serve", description=__doc__)
+    parser.add_argument("--base", default="", help="folder or hub id; empty: the built-in model")
+    parser.add_argument("--quantisation", choices=("nf4", "bf16", "fp32"), default="nf4")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--port-file", type=Path, help="gets the port once the engine answers")
+    parser.add_argument("--busy-file", type=Path, help="touched while answering; working.busy beside it is heeded")
+    parser.add_argument("--lora", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--die-with-parent", action="store_true")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    if options.die_with_parent:
+        die_with_parent()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        return _serve(options)
+    except TuneloopError as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+
+
+def _serve(options: argparse.Namespace) -> int:
+    listener = socket.create_server((options.host, options.port))
+    ref: BaseModelRef = base_model.reference(base_model.ensure(options.base, say=log.info), options.quantisation)
+    bank = Bank.open(ref, options.device)
+    from adapters.scoring import Scorer
+
+    engine = Engine(bank, Scorer(bank), busy_file=options.busy_file)
+    for pair in options.lora:
+        name, _, folder = pair.partition("=")
+        engine.load(name, Path(folder))
+    if options.port_file:
+        temporary = options.port_file.with_suffix(".tmp")
+        temporary.write_text(str(listener.getsockname()[1]))
+        temporary.replace(options.port_file)
+    log.info("serving %s on port %d", Path(ref.path).name, listener.getsockname()[1])
+    config = uvicorn.Config(make_app(engine), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
