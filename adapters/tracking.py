@@ -123,6 +123,7 @@ def _environment(home: Path) -> None:
     os.environ.setdefault("WANDB_CACHE_DIR", str(home / "cache"))
     os.environ.setdefault("WANDB_DATA_DIR", str(home / "data"))
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # wandb's tables import numpy, whose threads take memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

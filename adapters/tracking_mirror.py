@@ -229,7 +229,7 @@ class Mirror:
             mark.artifact_at = mark.artifact_base
         mark.session, mark.base, mark.artifact_base = Path(run.dir).parent.name, mark.last, mark.artifact_at
         self._save()
-        if run.url:
+        if self._options.mode == "online":
             log.info("%s is at %s", described.get("name", wandb_id), run.url)
         return run, mark
 
