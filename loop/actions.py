@@ -36,7 +36,7 @@ ATTEMPTS = 5  # at an append that others keep getting in the way of
 
 
 def label(
-    app: App, record_id: str, label: str, *, annotator: str, note: str = "", via: str = "label"
+    app: App, record_id: str, label: str, *, annotator: str, note: str = "", via: str = "label", cause: str = ""
 ) -> list[Recorded]:
     """Give a record its label; the same label by the same person again changes nothing.
 
@@ -60,7 +60,7 @@ def label(
             via=via,
             note=note,
         )
-        recorded = _append_on_record(app, version, event, annotator)
+        recorded = _append_on_record(app, version, event, annotator, cause)
         if recorded:
             return recorded
     raise _busy(record_id)
@@ -84,7 +84,7 @@ def skip(app: App, record_id: str, *, annotator: str, reason: str = "") -> list[
     raise _busy(record_id)
 
 
-def withdraw(app: App, record_id: str, *, annotator: str, reason: str = "") -> list[Recorded]:
+def withdraw(app: App, record_id: str, *, annotator: str, reason: str = "", cause: str = "") -> list[Recorded]:
     """Take a record's label back; the record returns to the queue.
 
     Raises:
@@ -104,7 +104,7 @@ def withdraw(app: App, record_id: str, *, annotator: str, reason: str = "") -> l
             annotator=annotator,
             reason=reason,
         )
-        recorded = _append_on_record(app, version, event, annotator)
+        recorded = _append_on_record(app, version, event, annotator, cause)
         if recorded:
             return recorded
     raise _busy(record_id)
@@ -129,9 +129,10 @@ def undo(app: App, *, annotator: str) -> str:
         return f"{event.record_id} is in the queue again"
     assert isinstance(event, LabelGiven)  # noqa: S101  the query gives nothing else
     if event.previous:
-        label(app, event.record_id, event.previous, annotator=annotator, via="undo", note=f"undo of {event.label}")
+        note = f"undo of {event.label}"
+        label(app, event.record_id, event.previous, annotator=annotator, via="undo", note=note, cause=last.event_id)
         return f"{event.record_id} is {event.previous} again (was {event.label})"
-    withdraw(app, event.record_id, annotator=annotator, reason="undo")
+    withdraw(app, event.record_id, annotator=annotator, reason="undo", cause=last.event_id)
     return f"{event.record_id} carries no label any more (was {event.label})"
 
 
@@ -333,13 +334,13 @@ def _known_label(app: App, task: str, label: str) -> str:
 
 
 def _append_on_record(
-    app: App, version: int, event: LabelGiven | LabelWithdrawn | ReviewSkipped, annotator: str
+    app: App, version: int, event: LabelGiven | LabelWithdrawn | ReviewSkipped, annotator: str, cause: str = ""
 ) -> list[Recorded]:
     """Append unless the record's stream has moved on from `version`; empty then."""
     stream = _stream(event.record_id)
     try:
         return app.workspace.log.append(
-            [Draft(event, stream)], actor=annotator, now=app.now(), expected={stream: version}
+            [Draft(event, stream)], actor=annotator, now=app.now(), expected={stream: version}, causation_id=cause
         )
     except Conflict:
         return []
@@ -350,23 +351,25 @@ def _busy(record_id: str) -> Conflict:
 
 
 def _last_standing(app: App, annotator: str) -> Recorded:
-    """The newest label or skip of this person that nothing has replaced since."""
+    """The newest label or skip of this person that neither they have undone nor others have changed."""
     app.workspace.projections.catch_up()
     recent = app.workspace.log.select(
-        "type IN ('LabelGiven', 'ReviewSkipped') AND json_extract(payload, '$.annotator') = ?",
+        "type IN ('LabelGiven', 'LabelWithdrawn', 'ReviewSkipped', 'ReviewRequested') AND actor = ?",
         [annotator],
         limit=UNDO_DEPTH,
     )
+    undone = {recorded.causation_id for recorded in recent}
     for recorded in reversed(recent):
         event = recorded.event
-        if isinstance(event, LabelGiven) and event.via != "undo":
-            row = queries.record(app.workspace.read, event.record_id)
-            if row is not None and row.label and row.label_position == recorded.position:
-                return recorded
-        if isinstance(event, ReviewSkipped):
-            row = queries.record(app.workspace.read, event.record_id)
-            if row is not None and row.review == "skipped" and not row.label:
-                return recorded
+        if recorded.event_id in undone or not isinstance(event, LabelGiven | ReviewSkipped):
+            continue
+        row = queries.record(app.workspace.read, event.record_id)
+        if row is None:
+            continue
+        if isinstance(event, ReviewSkipped) and row.review == "skipped" and not row.label:
+            return recorded
+        if isinstance(event, LabelGiven) and event.via != "undo" and row.label == event.label:
+            return recorded
     raise InputError(f"nothing by {annotator} is left to undo", hint="`tuneloop history` shows what was done.")
 
 

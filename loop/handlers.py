@@ -25,7 +25,7 @@ from loop.state import Cycle, TaskState
 from loop.steps import Progress, Steps, forget_texts
 from store import events as ev
 from store import queries
-from store.errors import StepError, TuneloopError
+from store.errors import ModelError, StepError, TuneloopError
 from store.log import Draft, Recorded, step_id
 from store.tables import EvaluationRow
 
@@ -413,7 +413,10 @@ def _gain(paired: Sequence[Mapping[str, Any]], champion: str) -> float:
 
 
 def _engine_url(context: Context) -> str:
-    return context.services.wait("engine", stopping=context.stopping)
+    url = context.services.tend().engine
+    if not url:
+        raise ModelError("the engine is not up yet", hint="It starts in the background.")
+    return url
 
 
 # ---------------------------------------------------------------- shutdown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -43,11 +44,7 @@ def acquire(folder: Path, log: Log, *, now: datetime, take_over: bool = False) -
     path = folder / LOCK
     # a+ and no truncation: the file names its holder, and we may not be the next one
     file = path.open("a+", encoding="utf-8")
-    held = False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        held = True
+    held = not _lock(file)
     if held and not take_over:
         file.seek(0)
         holder = file.read().strip() or "unknown process"
@@ -63,6 +60,17 @@ def acquire(folder: Path, log: Log, *, now: datetime, take_over: bool = False) -
     file.flush()
     epoch = _raise_epoch(log, holder, now, taken_over=held)
     return Lease(file, epoch)
+
+
+def _lock(file: IO[str]) -> bool:
+    """Try twice: somebody may just have been asking whether a daemon runs."""
+    for pause in (0.05, 0.0):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(pause)
+    return False
 
 
 def _raise_epoch(log: Log, holder: str, now: datetime, *, taken_over: bool) -> int:

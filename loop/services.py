@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from adapters.specs import write_json
-from store.errors import ModelError
+from store.errors import TuneloopError
 
 log = logging.getLogger("tuneloop.services")
 FILE = "services.json"
@@ -45,9 +45,11 @@ def read_endpoints(folder: Path) -> Endpoints:
 class Service:
     """One process that writes its port into a file once it listens."""
 
-    def __init__(self, name: str, folder: Path, command: Callable[[Path], list[str]]) -> None:
-        """`command(port_file)` gives the argument list after the interpreter."""
+    def __init__(self, name: str, folder: Path, command: Callable[[Path], list[str]], *, listens: bool = True) -> None:
+        """`command(port_file)` gives the argument list after the interpreter; one that does not listen writes
+        no port file."""
         self.name = name
+        self.listens = listens
         self.url = ""
         self._folder = folder
         self._port_file = folder / f"{name}.port"
@@ -62,8 +64,13 @@ class Service:
         return self._process.pid if self._process else 0
 
     def tend(self) -> bool:
-        """Start the process when it is down and its pause is over. Returns whether it listens."""
+        """Start the process when it is down and its pause is over. Returns whether it is up.
+
+        Call it from a thread that lives as long as the daemon: the child dies with the thread that started it.
+        """
         if self._process is not None and self._process.poll() is None:
+            if not self.listens:
+                return True
             if not self.url and self._port_file.exists():
                 port = self._port_file.read_text().strip()
                 self.url = f"http://127.0.0.1:{port}" if port else ""
@@ -80,10 +87,17 @@ class Service:
             self._process, self.url, self._not_before = None, "", now + pause
         if now < self._not_before:
             return False
+        try:
+            command = self._command(self._port_file)
+        except TuneloopError as error:
+            self._failures += 1
+            self._not_before = now + min(LONGEST_PAUSE, 2.0**self._failures)
+            log.error("the %s cannot start: %s %s", self.name, error.message, error.hint)
+            return False
         self._port_file.unlink(missing_ok=True)
         with (self._folder.parent / "logs" / f"{self.name}.log").open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, *self._command(self._port_file)],
+                [sys.executable, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -92,20 +106,6 @@ class Service:
             )
         self._started = now
         return False
-
-    def wait(self, seconds: float, *, stopping: Callable[[], bool] = lambda: False) -> str:
-        """Tend until it listens.
-
-        Raises:
-            ModelError: it did not come up in time.
-        """
-        deadline = time.monotonic() + seconds
-        while not self.tend():
-            if stopping() or time.monotonic() > deadline:
-                logs = self._folder.parent / "logs" / f"{self.name}.log"
-                raise ModelError(f"the {self.name} is not up", hint=f"Look at {logs}.")
-            time.sleep(0.05)
-        return self.url
 
     def stop(self) -> None:
         """End the process: SIGTERM first, SIGKILL after five seconds."""
@@ -131,9 +131,9 @@ class Services:
         self._services: dict[str, Service] = {}
         self._written = Endpoints()
 
-    def add(self, name: str, command: Callable[[Path], list[str]]) -> None:
+    def add(self, name: str, command: Callable[[Path], list[str]], *, listens: bool = True) -> None:
         """Register a service; `tend` starts it."""
-        self._services[name] = Service(name, self.folder, command)
+        self._services[name] = Service(name, self.folder, command, listens=listens)
 
     def tend(self) -> Endpoints:
         """Keep every service up and write their addresses when they have changed."""
@@ -149,23 +149,12 @@ class Services:
             self._written = current
         return current
 
-    def wait(self, name: str, *, seconds: float = START_SECONDS, stopping: Callable[[], bool] = lambda: False) -> str:
-        """The service's URL, once it listens.
-
-        Raises:
-            ModelError: there is no such service or it did not come up in time.
-        """
-        if name not in self._services:
-            raise ModelError(f"no {name} is running here", hint="`tuneloop run` starts one.")
-        url = self._services[name].wait(seconds, stopping=stopping)
-        self.tend()
-        return url
-
     def stop(self) -> None:
         """End all services."""
         for service in reversed(self._services.values()):
             service.stop()
-        (self.folder / FILE).unlink(missing_ok=True)
+        if read_endpoints(self.folder) == self._written:  # else a daemon that took over has written its own
+            (self.folder / FILE).unlink(missing_ok=True)
 
     def _url(self, name: str) -> str:
         return self._services[name].url if name in self._services else ""

@@ -51,7 +51,14 @@ def add_services(app: App, services: Services) -> None:
     services.add("engine", engine)
     services.add("gateway", gateway)
     if app.settings.wandb.enabled and app.settings.wandb.mode != "disabled":
-        services.add("tracking", lambda _: ["-m", "adapters.tracking", str(app.root)])
+        services.add("tracking", lambda _: _tracking(app), listens=False)
+
+
+def _tracking(app: App) -> list[str]:
+    rules = app.settings.wandb
+    arguments = ["-m", "adapters.tracking", str(app.root), "--project", rules.project, "--mode", rules.mode]
+    arguments += ["--entity", rules.entity] if rules.entity else []
+    return [*arguments, *(["--send-text"] if rules.send_text else []), "--die-with-parent"]
 
 
 def point_production(app: App, engine_url: str, epoch: int = 0) -> list[str]:

@@ -427,10 +427,11 @@ def test_label_undo_and_what_is_refused(tmp_path: Path, tuneloop: Any) -> None:
     assert "billing again" in tuneloop("undo", "--as", "maria", "-w", root).out
     assert tuneloop("label", "rec-002", "general", "--as", "maria", "-w", root).code == 0
     assert "rec-002 carries no label" in tuneloop("undo", "--as", "maria", "-w", root).out
+    assert "rec-001 carries no label" in tuneloop("undo", "--as", "maria", "-w", root).out
     nothing = tuneloop("undo", "--as", "maria", "-w", root)
     assert nothing.code == 4 and "maria" in nothing.err
     queue = tuneloop("queue", "--json", "-w", root).json
-    assert queue["open"] == 4 and queue["items"][0]["record_id"] == "rec-002"
+    assert queue["open"] == 5 and queue["items"][0]["record_id"] == "rec-002"
 
 
 def test_records_come_in_by_file_and_by_stdin(tmp_path: Path, tuneloop: Any) -> None:
