@@ -431,7 +431,7 @@ def test_label_undo_and_what_is_refused(tmp_path: Path, tuneloop: Any) -> None:
     nothing = tuneloop("undo", "--as", "maria", "-w", root)
     assert nothing.code == 4 and "maria" in nothing.err
     queue = tuneloop("queue", "--json", "-w", root).json
-    assert queue["open"] == 5 and queue["items"][0]["record_id"] == "rec-002"
+    assert queue["open"] == 5 and queue["items"][0]["record_id"] == "rec-001"
 
 
 def test_records_come_in_by_file_and_by_stdin(tmp_path: Path, tuneloop: Any) -> None:
