@@ -57,7 +57,7 @@ def make_workspace(root: Path, model: Path, *, min_steps: int = 6, tasks: tuple[
                 "daemon": {"tick_seconds": 0.5, "settle_seconds": 0.0, "rescan_seconds": 1.0},
                 "splits": {"exam_share": 0.4},
                 "harvest": {"min_new": 1, "every_seconds": 0.0},
-                "trigger": {"first": 14, "every": 6},
+                "trigger": {"first": 20, "every": 100},
                 "training": {
                     "min_steps": min_steps, "epochs": 1.0, "batch_size": 4, "micro_batch_size": 4,
                     "checkpoint_every": 2, "eval_every": 3, "learning_rate": 0.003, "max_length": 128, "threads": 1,
