@@ -1,0 +1,264 @@
+"""One base model in memory and any number of adapters on it, one of which is in force at a time.
+
+An adapter's weights are small and stay in memory; switching sets flags and copies nothing. LoRA and its kin live
+inside the model's layers. Soft prompts (prompt and prefix tuning) leave the layers alone: they only change what
+stands before the prompt, see `Bank.soft_prompt`. Not safe for several threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from adapters import base_model, registry
+from adapters.registry import AdapterCard
+from adapters.specs import BaseModelRef
+from store.errors import ArtifactError
+
+_FIT = "Load it on the base model it was trained on, with this version of PEFT."
+
+
+class Loaded:
+    """An adapter read from disk: its PEFT configuration, its weights, and what its card says."""
+
+    def __init__(self, config: Any, weights: dict[str, Any], card: AdapterCard | None) -> None:
+        self.config = config
+        self.weights = weights
+        self.card = card
+        self.key = ""  # its name inside PEFT, where not every name will do
+        self.soft: Any = None  # its own PEFT model where it is a soft prompt
+
+
+class Bank:
+    """A base model and its adapters. The base itself answers to the empty name."""
+
+    def __init__(self, model: Any, tokenizer: Any, ref: BaseModelRef) -> None:
+        """`model` is a causal language model in evaluation mode, as `base_model.load` returns it."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.ref = ref
+        self._adapters: dict[str, Loaded] = {}
+        self._host: Any = None  # the PEFT model whose layers stand in the base; its adapters are of one kind
+        self._active = ""  # key of the adapter in force
+        self._counter = 0
+
+    @classmethod
+    def open(cls, ref: BaseModelRef, device: str = "auto") -> Bank:
+        """Load the base model.
+
+        Raises:
+            ModelError: it is missing, is another one than recorded, or cannot be loaded.
+        """
+        model, tokenizer = base_model.load(ref, device)
+        return cls(model, tokenizer, ref)
+
+    @property
+    def device(self) -> Any:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def names(self) -> list[str]:
+        """Of the adapters, in the order in which they were loaded."""
+        return list(self._adapters)
+
+    def card(self, name: str) -> AdapterCard | None:
+        """What the adapter records of itself; None for the base and for adapters that record nothing.
+
+        Raises:
+            ArtifactError: there is no such adapter.
+        """
+        return self._get(name).card if name else None
+
+    def load(self, name: str, folder: Path) -> None:
+        """Read and insert an adapter; those that are there stay untouched if it fails.
+
+        Raises:
+            ArtifactError: the folder is damaged, belongs to another base, or its weights do not fit this one.
+        """
+        self.insert(name, read(folder, self.ref))
+
+    def insert(self, name: str, loaded: Loaded) -> None:
+        """The quick second half of `load`, for an adapter that was read elsewhere.
+
+        Raises:
+            ArtifactError: the name is taken, or the weights do not fit this base.
+        """
+        if not name or name in self._adapters:
+            raise ArtifactError(
+                f"there is an adapter {name!r} already" if name else "an adapter needs a name",
+                hint="A name stands for one adapter for good: load it under a new one.",
+            )
+        self._counter += 1
+        loaded.key = f"t{self._counter}"
+        try:
+            if loaded.config.is_prompt_learning:
+                loaded.soft = self._with_soft_prompt(loaded)
+            else:
+                if self._host is not None and self._kind() != loaded.config.peft_type:
+                    self._clear_host()
+                self._add_to_host(loaded)
+        except ArtifactError:
+            raise
+        except Exception as error:  # PEFT and torch raise many kinds for a config or a shape that does not fit
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            said = " ".join(line.strip() for line in reason)[:200]
+            raise ArtifactError(f"the adapter does not fit this base model: {said}", hint=_FIT) from error
+        self._adapters[name] = loaded
+
+    def unload(self, name: str) -> None:
+        """Remove an adapter.
+
+        Raises:
+            ArtifactError: there is none of that name.
+        """
+        loaded = self._get(name)
+        del self._adapters[name]
+        self._drop_from_host(loaded)
+
+    @contextlib.contextmanager
+    def active(self, name: str) -> Iterator[Any]:
+        """The bare causal language model with the adapter `name` in force ("" for the base alone).
+
+        A soft prompt is not in force by itself: what stands before the prompt is the caller's business.
+
+        Raises:
+            ArtifactError: there is none of that name.
+        """
+        loaded = self._get(name) if name else None
+        if loaded is None or loaded.soft is not None:
+            self._switch_off()
+        else:
+            self._switch_on(loaded)
+        yield self.model
+
+    def soft_prompt(self, name: str) -> Any:
+        """What a soft prompt puts before every prompt: a key-value cache (prefix tuning), embeddings of shape
+        [1, tokens, hidden] (prompt tuning), or None for the base and for adapters inside the layers."""
+        soft = self._get(name).soft if name else None
+        if soft is None:
+            return None
+        import torch
+
+        with torch.inference_mode():
+            prompt = soft.get_prompt(batch_size=1)
+        return prompt.to(self.model.dtype) if isinstance(prompt, torch.Tensor) else prompt
+
+    def _get(self, name: str) -> Loaded:
+        if name not in self._adapters:
+            raise ArtifactError(f"there is no adapter {name!r}", hint=f"Loaded: {', '.join(self.names) or 'none'}.")
+        return self._adapters[name]
+
+    def _switch_off(self) -> None:
+        if self._active:
+            self._host.base_model.disable_adapter_layers()
+            self._active = ""
+
+    def _switch_on(self, loaded: Loaded) -> None:
+        if self._active == loaded.key:
+            return
+        if self._host is None or loaded.key not in self._host.peft_config:
+            # adapters of two kinds do not go into one PEFT model: those of this kind take the layers over
+            self._clear_host()
+            for other in self._adapters.values():
+                if other.config.peft_type == loaded.config.peft_type:
+                    self._add_to_host(other)
+        self._force(loaded.key)
+
+    def _force(self, key: str) -> None:
+        self._host.set_adapter(key, inference_mode=True)
+        self._host.base_model.enable_adapter_layers()
+        self._active = key
+
+    def _add_to_host(self, loaded: Loaded) -> None:
+        from peft import get_peft_model
+
+        if self._host is None:
+            self._host = get_peft_model(
+                self.model, loaded.config, loaded.key, autocast_adapter_dtype=False, low_cpu_mem_usage=True
+            )
+        else:
+            self._host.add_adapter(loaded.key, loaded.config, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
+        try:
+            _fill(self._host, loaded, self.model)
+        except BaseException:
+            self._drop_from_host(loaded)
+            raise
+        self._host.eval()
+        self._force(loaded.key)
+
+    def _drop_from_host(self, loaded: Loaded) -> None:
+        if self._host is None or loaded.key not in self._host.peft_config:
+            return
+        if len(self._host.peft_config) == 1:
+            self._clear_host()
+            return
+        if self._active == loaded.key:
+            self._force(next(key for key in self._host.peft_config if key != loaded.key))
+        self._host.delete_adapter(loaded.key)
+
+    def _clear_host(self) -> None:
+        if self._host is not None:
+            self.model = self._host.unload()
+        self._host, self._active = None, ""
+
+    def _with_soft_prompt(self, loaded: Loaded) -> Any:
+        from peft import get_peft_model
+
+        soft = get_peft_model(self.model, loaded.config, loaded.key, autocast_adapter_dtype=False)
+        _fill(soft, loaded, self.model)
+        soft.prompt_encoder.to(self.device)
+        return soft.eval()
+
+    def _kind(self) -> Any:
+        return next(iter(self._host.peft_config.values())).peft_type
+
+
+def read(folder: Path, base: BaseModelRef) -> Loaded:
+    """Check an adapter folder and read it into memory: the slow half of `Bank.load`, safe in any thread.
+
+    Raises:
+        ArtifactError: the folder is damaged, unsafe or belongs to another base.
+    """
+    card = registry.describe(folder).card
+    if card is not None:
+        registry.matches(card, base)
+    from peft import PeftConfig
+    from safetensors.torch import load_file
+
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        weights = load_file(str(folder / registry.WEIGHTS))
+    except Exception as error:  # a config of another PEFT, an unknown method, a dtype nobody knows
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ArtifactError(f"{folder} cannot be read: {said}", hint=_FIT) from error
+    config.inference_mode = True
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True  # PiSSA and its kin rewrite the shared base while they initialise
+    return Loaded(config, weights, card)
+
+
+def _fill(host: Any, loaded: Loaded, model: Any) -> None:
+    """Put the weights where PEFT has made room for them.
+
+    Raises:
+        ArtifactError: a tensor has no place, or a place no tensor.
+    """
+    import torch
+    from peft import set_peft_model_state_dict
+
+    weights = loaded.weights
+    inside = not loaded.config.is_prompt_learning
+    if inside and model.dtype == torch.bfloat16:
+        # autocast rounds an adapter to bf16 for every product of its training; kept so, no forward converts it again
+        weights = {key: value.to(torch.bfloat16) for key, value in weights.items()}
+    result = set_peft_model_state_dict(host, weights, loaded.key, low_cpu_mem_usage=inside)
+    extra = [name for name in result.unexpected_keys if name != "prompt_embeddings"]  # which goes in by another way
+    empty = [name for name, value in host.named_parameters() if value.is_meta]
+    if extra or empty:
+        raise ArtifactError(
+            f"the adapter does not fit this base model: {len(extra)} of its tensors have no place, "
+            f"{len(empty)} places have none",
+            hint=_FIT,
+        )
