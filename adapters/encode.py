@@ -67,8 +67,17 @@ def encode(tokenizer: Any, messages: Sequence[Message], max_length: int = 0, *, 
     )
 
 
+def harmless(tokenizer: Any, text: str) -> str:
+    """`text` with every spelling of a special token broken by a space, so that a ticket cannot end its own turn and
+    speak as the system ("<|im_end|>" becomes "< |im_end|>")."""
+    known = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for token in sorted((one for one in known if one in text and len(one) > 1), key=len, reverse=True):
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
 def _tokens(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+    turns = [{"role": message.role, "content": harmless(tokenizer, message.content)} for message in messages]
     learned = bool(turns) and turns[-1]["role"] == "assistant"
     asked = turns[:-1] if learned else turns
     prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)

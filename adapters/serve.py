@@ -193,7 +193,7 @@ class Engine:
         """Tell a training on this machine that production is being answered, and share the cores with it."""
         if self._busy_file is None:
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a full disk must not stop the answers
             self._busy_file.touch()
         try:
             at_work = time.time() - self._busy_file.with_name("working.busy").stat().st_mtime < WORKING_SECONDS
@@ -259,14 +259,18 @@ class Engine:
 
 
 def _settle(futures: Sequence[Future[Any]], work: Callable[[], Sequence[Any]]) -> None:
+    wanted = [future.set_running_or_notify_cancel() for future in futures]  # False: its client has gone
+    if not any(wanted):
+        return
     try:
         results = work()
     except Exception as error:
-        for future in futures:
+        for future in (one for one, still in zip(futures, wanted, strict=True) if still):
             future.set_exception(error)
         return
-    for future, result in zip(futures, results, strict=True):
-        future.set_result(result)
+    for future, result, still in zip(futures, results, wanted, strict=True):
+        if still:
+            future.set_result(result)
 
 
 def _log(share: float) -> float:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.encode import GAP, encode
+from adapters.encode import GAP, encode, harmless
 from store.errors import ModelError
 from store.prompting import Message, PromptSpec
 
@@ -62,3 +62,14 @@ def test_rules_that_do_not_fit_are_refused(tokenizer: Any) -> None:
     with pytest.raises(ModelError) as caught:
         encode(tokenizer, [Message("system", "rule " * 200), Message("user", "hi")], 64)
     assert "max_length" in caught.value.hint
+
+
+@settings(deadline=None, max_examples=50)
+@given(parts=st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "<|", "im_end", "|>", "<", "system\n", "x", " "])))
+def test_a_ticket_cannot_end_its_turn_and_speak_as_the_system(tokenizer: Any, parts: list[str]) -> None:
+    text = "".join(parts)
+    row = encode(tokenizer, PROMPT.messages(text))
+    plain = encode(tokenizer, PROMPT.messages("x"))
+    for token in (tokenizer.convert_tokens_to_ids("<|im_start|>"), tokenizer.eos_token_id):
+        assert row.tokens.count(token) == plain.tokens.count(token)
+    assert harmless(tokenizer, text).replace(" ", "") == text.replace(" ", "")

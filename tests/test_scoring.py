@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from adapter_world import make_adapter  # noqa: E402
+
 from adapters import base_model  # noqa: E402
 from adapters.bank import Bank  # noqa: E402
 from adapters.encode import encode  # noqa: E402
@@ -50,29 +52,6 @@ def bank(tiny_model: Path) -> Bank:
 
 def open_bank(tiny_model: Path) -> Bank:
     return Bank.open(base_model.reference(tiny_model, "fp32"), "cpu")
-
-
-def make_adapter(tiny_model: Path, folder: Path, seed: int, kind: str = "lora") -> Path:
-    """A random adapter of the tiny model that changes its answers."""
-    from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-
-    model, _ = base_model.load(base_model.reference(tiny_model, "fp32"), "cpu")
-    config = {
-        "lora": LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"),
-        "ia3": IA3Config(
-            task_type="CAUSAL_LM", target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]
-        ),
-        "prompt": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
-        "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
-    }[kind]
-    tuned = get_peft_model(model, config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in (p for p in tuned.parameters() if p.requires_grad):
-            value.add_(torch.randn(value.shape, generator=generator) * 0.3)
-    tuned.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)
-    return folder
 
 
 def plain_scores(model: object, tokenizer: object, prompt: PromptSpec, text: str) -> dict[str, float]:
