@@ -10,7 +10,7 @@ Sources:
     Agresti, A. and Min, Y. (2005), "Simple improved confidence intervals for comparing matched proportions",
         Statistics in Medicine 24: Wald's paired interval after adding one half to each of the four cells.
     Guo, C. et al. (2017), "On calibration of modern neural networks", arXiv 1706.04599: expected calibration
-        error and temperature scaling.
+        error (the temperature is fitted in `adapters.calibration`).
     Cohen, J. (1960), "A coefficient of agreement for nominal scales": kappa.
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -26,7 +26,6 @@ from adapters.specs import AnswererKind, Decoding, ExamItem, Prediction
 from store.events import AnswererResult, PairedResult
 
 Z95 = 1.959963984540054  # two-sided 95% of the standard normal
-TEMPERATURES = (0.05, 20.0)  # range that a fitted temperature is kept in
 
 
 class Interval(NamedTuple):
@@ -137,35 +136,6 @@ def expected_calibration_error(confidences: Sequence[float], correct: Sequence[b
         held[min(bins - 1, max(0, int(confidence * bins)))].append((confidence, right))
     gaps = (abs(math.fsum(c for c, _ in part) - sum(r for _, r in part)) for part in held)
     return math.fsum(gaps) / len(confidences) if confidences else 0.0
-
-
-def negative_log_likelihood(scores: Sequence[Sequence[float]], targets: Sequence[int], temperature: float) -> float:
-    """Mean over the items, in nats."""
-    total = 0.0
-    for row, target in zip(scores, targets, strict=True):
-        top = max(row)
-        total += math.log(math.fsum(math.exp((score - top) / temperature) for score in row))
-        total -= (row[target] - top) / temperature
-    return total / len(targets) if targets else 0.0
-
-
-def fit_temperature(scores: Sequence[Sequence[float]], targets: Sequence[int]) -> float:
-    """The temperature that gives held-out items the highest likelihood; 1.0 for no items.
-
-    The likelihood has one optimum in 1/temperature, so a golden-section search over its logarithm finds it. The
-    answer is kept within `TEMPERATURES`: a handful of items that are all right would ask for zero.
-
-    Args:
-        scores: one row of log-scores per item, one column per label.
-        targets: index of the right label per item.
-    """
-    if not targets:
-        return 1.0
-
-    def loss(log_temperature: float) -> float:
-        return negative_log_likelihood(scores, targets, math.exp(log_temperature))
-
-    return math.exp(_golden_minimum(loss, math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1])))
 
 
 def cohen_kappa(first: Sequence[str | None], second: Sequence[str | None]) -> float:
@@ -289,20 +259,3 @@ def _by_answerer(predictions: Iterable[Prediction]) -> dict[tuple[str, Decoding]
     for prediction in predictions:
         found.setdefault((prediction.answerer, prediction.decoding), {})[prediction.id] = prediction
     return found
-
-
-def _golden_minimum(loss: Callable[[float], float], low: float, high: float, tolerance: float = 1e-5) -> float:
-    """Argument of the minimum of a function with one valley on low..high."""
-    ratio = (math.sqrt(5) - 1) / 2
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    while high - low > tolerance:
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = loss(right)
-    return (low + high) / 2

@@ -70,7 +70,6 @@ def test_nothing_measured_says_nothing() -> None:
     assert metrics.paired_difference(0, 0, 0) == (0.0, -1.0, 1.0)
     assert metrics.mcnemar_exact(0, 0) == 1.0
     assert metrics.expected_calibration_error([], []) == 0.0
-    assert metrics.fit_temperature([], []) == 1.0
     assert metrics.mean_difference([]).high == math.inf
 
 
@@ -80,24 +79,6 @@ def test_calibration_error_lies_between_none_and_all(items: list[tuple[float, bo
     assert 0.0 <= error <= 1.0
     sure = metrics.expected_calibration_error([float(r) for _, r in items], [r for _, r in items])
     assert sure == 0.0
-
-
-@given(st.floats(0.2, 5.0))
-def test_temperature_is_recovered_from_scores_sharpened_by_it(temperature: float) -> None:
-    """A stream whose labels follow softmax(z) exactly, told with z*T, must be cooled by T again."""
-    rows, targets = [], []
-    for logit in (0.4, 1.1, 2.2):
-        share = metrics.softmax([logit, 0.0])[0]
-        hits = round(share * 1000)
-        rows += [[logit * temperature, 0.0]] * 1000
-        targets += [0] * hits + [1] * (1000 - hits)
-    assert metrics.fit_temperature(rows, targets) == pytest.approx(temperature, rel=0.02)
-
-
-def test_temperature_of_a_few_right_answers_stays_in_range() -> None:
-    low, high = metrics.TEMPERATURES
-    assert low <= metrics.fit_temperature([[5.0, 0.0]] * 3, [0] * 3) < 0.5
-    assert metrics.fit_temperature([[5.0, 0.0]] * 3, [1] * 3) == pytest.approx(high, rel=1e-3)
 
 
 @given(st.lists(st.floats(-80, 80), min_size=1, max_size=12), st.floats(0.1, 10))
