@@ -54,6 +54,7 @@ def prepare(
         return read_json(folder / "spec.json", EvalSpec)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
+    app.workspace.projections.catch_up()
     artifacts = app.workspace.artifacts
     remote = bool(upstream(app.settings).url)
     deployed = training_prompt(app, rules)
@@ -164,11 +165,18 @@ def finish(app: App, folder: Path, baseline: str) -> list[Event]:
 
 def probe_items(app: App, artifact: str, adapter: str, count: int) -> list[tuple[str, str]]:
     """(text, label) of exam items as the adapter answered them when it was evaluated, for comparing what is
-    served with what was judged."""
+    served with what was judged. The clearest answers are taken: in bf16 a near tie may fall either way with the
+    size of the batch."""
     predictions = read_lines(app.workspace.artifacts.path(artifact) / "predictions.jsonl", Prediction)
     mine = [one for one in predictions if one.answerer == adapter and one.decoding == "score" and one.label]
-    texts = app.workspace.texts.many([one.id for one in mine[: 4 * count]])
-    return [(texts[one.id], str(one.label)) for one in mine if one.id in texts][:count]
+    texts = app.workspace.texts.many([one.id for one in mine])
+    mine = sorted((one for one in mine if one.id in texts), key=_margin, reverse=True)
+    return [(texts[one.id], str(one.label)) for one in mine[:count]]
+
+
+def _margin(prediction: Prediction) -> float:
+    first, second = (sorted(prediction.probabilities.values(), reverse=True) + [0.0, 0.0])[:2]
+    return first - second
 
 
 def _keep(app: App, folder: Path, exam: Sequence[ExamItem], predictions: Sequence[Prediction]) -> str:
