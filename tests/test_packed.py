@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from adapters import base_model  # noqa: E402
+from adapters import (  # noqa: E402
+    attention,  # noqa: F401
+    base_model,
+)
 from adapters.encode import encode  # noqa: E402
-from adapters.packed import label_log_likelihoods, pack  # noqa: E402
+from adapters.packed import TREE, label_log_likelihoods, pack  # noqa: E402
 from store.prompting import Message, PromptSpec  # noqa: E402
 
 PROMPT = PromptSpec(name="p@1", digest="", system="Classify the ticket. Answer: urgent, billing or general.")
@@ -33,9 +36,10 @@ sequences = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=8), min_si
 @settings(deadline=None)
 def test_a_token_sees_exactly_its_own_sequence(rows: list[list[int]]) -> None:
     packed = pack(rows, [1] * len(rows))
+    mask = packed.mask()
     assert len(packed.tokens) <= sum(map(len, rows))
     for token in range(len(packed.tokens)):
-        seen = torch.nonzero(packed.mask[token]).flatten().tolist()
+        seen = torch.nonzero(mask[token]).flatten().tolist()
         assert packed.positions[seen].tolist() == list(range(len(seen)))
         assert seen[-1] == token
         branch = packed.tokens[seen].tolist()
@@ -46,11 +50,12 @@ def test_a_token_sees_exactly_its_own_sequence(rows: list[list[int]]) -> None:
 @settings(deadline=None)
 def test_everything_that_is_to_be_learned_is_there_once(rows: list[list[int]]) -> None:
     packed = pack(rows, [1] * len(rows))
+    mask = packed.mask()
     learned: dict[int, list[int]] = {}
     for source, target, owner in zip(
         packed.sources.tolist(), packed.targets.tolist(), packed.owners.tolist(), strict=True
     ):
-        seen = torch.nonzero(packed.mask[source]).flatten()
+        seen = torch.nonzero(mask[source]).flatten()
         assert packed.tokens[seen].tolist() == rows[owner][: len(seen)]
         learned.setdefault(owner, []).append(target)
     assert learned == {index: row[1:] for index, row in enumerate(rows)}
@@ -60,7 +65,7 @@ def test_a_shared_prefix_lies_there_once() -> None:
     packed = pack([[7, 8, 9, 1], [7, 8, 9, 2, 3]], [3, 3])
     assert packed.tokens.tolist() == [7, 8, 9, 1, 2, 3]
     assert packed.positions.tolist() == [0, 1, 2, 3, 3, 4]
-    assert packed.mask[4].tolist() == [True, True, True, False, True, False]
+    assert packed.mask()[4].tolist() == [True, True, True, False, True, False]
 
 
 def _with_lora(folder: Path, quantisation: Any) -> tuple[Any, Any]:
@@ -93,22 +98,17 @@ def _padded(model: Any, rows: list[Any]) -> Any:
     return model(input_ids=ids, attention_mask=seen, labels=labels).loss
 
 
-def _packed(model: Any, rows: list[Any]) -> Any:
+def _packed(model: Any, rows: list[Any], tree: bool = False) -> Any:
     packed = pack([row.tokens for row in rows], [row.start for row in rows])
-    logits = model(
-        input_ids=packed.tokens[None],
-        position_ids=packed.positions[None],
-        attention_mask=packed.mask[None, None],
-        logits_to_keep=packed.sources,
-        use_cache=False,
-    ).logits[0]
+    logits = model(**packed.inputs(tree=tree), use_cache=False).logits[0]
     return torch.nn.functional.cross_entropy(logits.float(), packed.targets)
 
 
+@pytest.mark.parametrize("tree", [False, True])
 @pytest.mark.parametrize("with_general", [False, True])
 @pytest.mark.parametrize(("quantisation", "tolerance"), [("fp32", 1e-5), ("nf4", 0.05)])
 def test_loss_and_gradients_equal_the_padded_batch(
-    tiny_model: Path, quantisation: str, tolerance: float, with_general: bool
+    tiny_model: Path, quantisation: str, tolerance: float, with_general: bool, tree: bool
 ) -> None:
     model, tokenizer = _with_lora(tiny_model, quantisation)
     rows = [encode(tokenizer, PROMPT.messages(text, label)) for text, label in TICKETS]
@@ -117,7 +117,9 @@ def test_loss_and_gradients_equal_the_padded_batch(
     loss = _padded(model, rows)
     loss.backward()
     expected = _gradients(model)
-    packed = _packed(model, rows)
+    if tree:
+        model.set_attn_implementation(TREE)
+    packed = _packed(model, rows, tree)
     packed.backward()
     found = _gradients(model)
     assert packed.item() == pytest.approx(loss.item(), rel=tolerance)
@@ -131,7 +133,8 @@ def test_sequences_that_share_nothing_are_packed_too(tiny_model: Path) -> None:
     assert _packed(model, rows).item() == pytest.approx(_padded(model, rows).item(), rel=1e-5)
 
 
-def test_label_log_likelihoods_equal_one_sequence_per_label(tiny_model: Path) -> None:
+@pytest.mark.parametrize("implementation", ["sdpa", TREE])
+def test_label_log_likelihoods_equal_one_sequence_per_label(tiny_model: Path, implementation: str) -> None:
     model, tokenizer = _with_lora(tiny_model, "fp32")
     prompts = [encode(tokenizer, PROMPT.messages(text)).tokens for text, _ in TICKETS]
     answers = [[20, 30, 2], [20, 2], [40, 2]]
@@ -145,6 +148,9 @@ def test_label_log_likelihoods_equal_one_sequence_per_label(tiny_model: Path) ->
             places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
             row.append(sum(float(logits[p, t]) for p, t in zip(places, answer, strict=True)))
         expected.append(row)
+    model.set_attn_implementation(implementation)
     for tokens in (1, 100, 10_000):
         found = label_log_likelihoods(model, prompts, answers, tokens=tokens)
         assert torch.allclose(torch.tensor(found), torch.tensor(expected), atol=1e-4)
+    alone = label_log_likelihoods(model, prompts, answers, packed=False)
+    assert torch.allclose(torch.tensor(alone), torch.tensor(expected), atol=1e-4)

@@ -1,0 +1,69 @@
+"""Attention over a prefix tree: each branch looks at its own path and at nothing else.
+
+One attention with a mask computes all pairs of tokens and throws most of them away; here each branch of the tree is
+one small attention over its path. It gives the same result. Importing the module makes the implementation known
+to transformers under `packed.TREE`; a forward without `branches` is plain SDPA.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from adapters.packed import TREE, Packed
+
+
+def tree_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    branches: Packed | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """query [1, heads, T, width]; key, value [1, kv heads, T, width]; the branches cover 0..T in order.
+
+    Returns [1, T, heads, width].
+    """
+    if branches is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    tree = branches.branches
+    groups = getattr(module, "num_key_value_groups", 1)
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    # split and slice once: the gradient of every slice is as large as the whole
+    sizes = [branch.stop - branch.start for branch in tree]
+    queries, keys, values = query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2)
+    shared: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    masks: dict[tuple[int, int], Tensor] = {}
+    found = []
+    for branch, q, k, v in zip(tree, queries, keys, values, strict=True):
+        before = 0
+        for first, last in branch.path:
+            if (first, last) not in shared:
+                shared[first, last] = (key[:, :, first:last], value[:, :, first:last])
+            before += last - first
+        if before:
+            k = torch.cat([*(shared[part][0] for part in branch.path), k], 2)
+            v = torch.cat([*(shared[part][1] for part in branch.path), v], 2)
+        size = (q.shape[2], before)
+        if before and size not in masks:
+            masks[size] = torch.ones(size[0], sum(size), dtype=torch.bool, device=q.device).tril(before)
+        found.append(
+            functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=masks.get(size), dropout_p=dropout, scale=scaling, is_causal=not before
+            )
+        )
+    return torch.cat(found, 2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(TREE, tree_attention)
+AttentionMaskInterface.register(TREE, sdpa_mask)
