@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapters.child import trim_memory
 from adapters.specs import BaseModelRef, Quantisation
 from store.errors import ModelError
 
@@ -175,6 +176,7 @@ def load(ref: BaseModelRef, device: str = "auto", *, training: bool = False) -> 
         keep_differentiable(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    trim_memory()
     return model.eval(), tokenizer
 
 

@@ -36,7 +36,7 @@ from starlette.routing import Route
 
 from adapters import base_model
 from adapters.bank import Bank, read
-from adapters.child import die_with_parent
+from adapters.child import die_with_parent, trim_memory
 from adapters.specs import BaseModelRef
 from store.errors import ArtifactError, ModelError, TuneloopError
 from store.prompting import Message, PromptSpec
@@ -54,6 +54,7 @@ TOP_LIMIT = 20
 WAITING_LIMIT = 256  # requests; more are told to come back
 GATHER_SECONDS = 0.004  # a request waits this long for others to share its batch
 BATCH = 16
+IDLE_SECONDS = 2.0  # without a request, memory that batches have left behind is given back
 WORKING_SECONDS = 10.0  # a training or evaluation that has shown itself since then is at work
 
 
@@ -157,9 +158,16 @@ class Engine:
 
     def _run(self) -> None:
         left: list[tuple[Asked | Callable[[], Any], Future[Any]]] = []
+        used = False
         while True:
             if not left:
-                first = self._work.get()
+                try:
+                    first = self._work.get(timeout=IDLE_SECONDS if used else None)
+                except queue.Empty:
+                    trim_memory()
+                    used = False
+                    continue
+                used = True
                 if first is None:
                     return
                 left.append(first)
