@@ -1,0 +1,293 @@
+"""The training step: `python -m adapters.train RUN_FOLDER` (contract of the folder: adapters.specs).
+
+It goes on from the last complete checkpoint of its folder exactly as if nothing had happened. SIGTERM saves a
+checkpoint and ends with exit code 0 and no result.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from adapters import base_model, methods
+from adapters.calibration import temperature
+from adapters.child import Journal, Stopping, Threads, Unrecoverable, peak_memory_mb, run
+from adapters.encode import Encoded, encode
+from adapters.registry import AdapterCard, write_card
+from adapters.specs import Example, Metric, SampleOutput, TrainResult, TrainSpec, read_json, read_lines, write_json
+
+if TYPE_CHECKING:
+    from adapters.trainer import LabelledPrompts, PackedTrainer
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How long a training takes, in optimiser steps."""
+
+    steps: int
+    an_epoch: int
+    epoch_cap_exceeded: bool  # `min_steps` asked for more than the epoch cap allows
+
+    @property
+    def epochs(self) -> float:
+        return self.steps / self.an_epoch
+
+
+def plan(spec: TrainSpec, examples: int) -> Plan:
+    """Steps of a training: those of the epoch cap, but at least `min_steps` and at most `max_steps`."""
+    batches = math.ceil(examples / spec.micro_batch_size)
+    an_epoch = max(1, math.ceil(batches / (spec.batch_size // spec.micro_batch_size)))
+    capped = max(1, math.ceil(spec.epochs * an_epoch))
+    steps = min(max(capped, spec.min_steps), spec.max_steps)
+    return Plan(steps, an_epoch, steps > capped)
+
+
+def train(folder: Path, stopping: Stopping) -> None:
+    """Train what `folder` asks for.
+
+    Raises:
+        ModelError: the combination, the base model or the prompt does not allow it.
+        Unrecoverable: there is nothing to train on, or training diverged.
+        StepError: spec.json or the examples cannot be read.
+    """
+    spec = read_json(folder / "spec.json", TrainSpec)
+    methods.check(spec)
+    examples = read_lines(folder / "train.jsonl", Example)
+    valid = [example for example in read_lines(folder / "valid.jsonl", Example) if example.kind == "task"]
+    if not examples:
+        raise Unrecoverable("train.jsonl holds no examples", hint="Label more records.")
+    base_model.digest(spec.base.path)  # a missing model is told before torch is loaded
+    base_model.quiet()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    threads = Threads(folder, spec.threads)
+    threads.adjust()
+    from adapters.trainer import complete_checkpoints, forget_incomplete
+
+    checkpoints = folder / "checkpoints"
+    forget_incomplete(checkpoints)
+    done = complete_checkpoints(checkpoints)
+    resumed = done[-1] if done else 0
+    journal = Journal(folder, resume_at=resumed)
+    journal.write(Metric(phase="loading"))
+    model, tokenizer = base_model.load(spec.base, spec.device, training=True)
+    model = methods.adapt(model, spec)
+    rows = [encode(tokenizer, e.messages, spec.max_length, user=_user(spec, e)) for e in examples]
+    held = _labelled(tokenizer, spec, valid)
+    planned = plan(spec, len(rows))
+    trainer = _trainer(spec, folder, planned, model, tokenizer, rows, held, journal, threads, stopping)
+
+    stopping.hold = True
+    at_end = resumed and (resumed >= planned.steps or _stopped(checkpoints, resumed))
+    if resumed:
+        trainer.load_checkpoint(checkpoints / f"checkpoint-{resumed}")
+    if not at_end:
+        trainer.train(resume_from_checkpoint=str(checkpoints / f"checkpoint-{resumed}") if resumed else None)
+    stopping.hold = False
+    steps = trainer.state.global_step
+    if stopping.asked:
+        raise SystemExit(0)
+
+    trainer.restore_best()
+    journal.write(Metric(step=steps, of=planned.steps, phase="calibrating"))
+    scores = trainer.label_scores(held) if held.prompts else []
+    accuracy = _accuracy(scores, held)
+    warmth = temperature(scores, held.targets, enough=spec.min_valid)
+    journal.write(Metric(step=steps, of=planned.steps, eval_accuracy=accuracy, phase="sampling"))
+    samples = _samples(trainer, tokenizer, spec, valid or [e for e in examples if e.kind == "task"])
+    card = AdapterCard(
+        base_digest=spec.base.digest,
+        quantisation=spec.base.quantisation,
+        prompt=spec.prompt.name,
+        temperature=warmth,
+        labels=spec.labels,
+    )
+    _save(trainer.model, card, folder / "adapter")
+    losses = [line.loss for line in journal.lines if line.loss is not None]
+    write_json(
+        folder / "result.json",
+        TrainResult(
+            run_id=spec.run_id,
+            steps=steps,
+            epochs=round(steps / planned.an_epoch, 3),
+            seconds=journal.seconds(),
+            train_loss=sum(losses) / max(1, len(losses)),
+            stopped="plateau" if trainer.steering.stopped else "steps",
+            temperature=warmth,
+            peak_memory_mb=round(peak_memory_mb(), 1),
+            trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+            truncated=sum(row.shortened for row in rows),
+            epoch_cap_exceeded=planned.epoch_cap_exceeded and steps > planned.an_epoch * spec.epochs,
+            resumed_from=resumed,
+            eval_accuracy=accuracy,
+            samples=samples,
+        ),
+    )
+
+
+def _user(spec: TrainSpec, example: Example) -> str:
+    return spec.prompt.user if example.kind == "task" else "{text}"
+
+
+def _labelled(tokenizer: Any, spec: TrainSpec, valid: list[Example]) -> LabelledPrompts:
+    from adapters.trainer import LabelledPrompts
+
+    answers = []
+    for label in spec.labels:
+        row = encode(tokenizer, spec.prompt.messages("", label))
+        answers.append(row.tokens[row.start :])
+    room = spec.max_length - max(len(answer) for answer in answers)
+    prompts, targets = [], []
+    for example in valid:
+        label = example.label or example.messages[-1].content
+        if label in spec.labels:
+            prompts.append(encode(tokenizer, example.messages[:-1], room, user=spec.prompt.user).tokens)
+            targets.append(spec.labels.index(label))
+    return LabelledPrompts(prompts, answers, targets)
+
+
+def _trainer(
+    spec: TrainSpec,
+    folder: Path,
+    planned: Plan,
+    model: Any,
+    tokenizer: Any,
+    rows: list[Encoded],
+    held: LabelledPrompts,
+    journal: Journal,
+    threads: Threads,
+    stopping: Stopping,
+) -> PackedTrainer:
+    from datasets import Dataset
+    from trl import SFTConfig
+
+    from adapters import attention  # noqa: F401  (makes the tree's attention known)
+    from adapters.packed import TREE
+    from adapters.trainer import PackedCollator, PackedTrainer, Watch, can_pack
+
+    device = base_model.resolve_device(spec.device)
+    unpackable = can_pack(model)
+    if unpackable:
+        print(f"training on padded batches: {unpackable}", file=sys.stderr)
+    elif device == "cpu":  # on a GPU one attention with a mask is faster than many small ones
+        model.set_attn_implementation(TREE)
+    columns = [
+        {
+            "input_ids": row.tokens,
+            "labels": [-100] * row.start + row.tokens[row.start :],
+            "start": row.start,
+        }
+        for row in rows
+    ]
+    warmup = math.ceil(spec.warmup * planned.steps)
+    config = SFTConfig(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=planned.steps,
+        per_device_train_batch_size=spec.micro_batch_size,
+        gradient_accumulation_steps=spec.batch_size // spec.micro_batch_size,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=warmup,
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        max_length=spec.max_length,
+        bf16=spec.base.quantisation != "fp32",
+        use_cpu=device == "cpu",
+        gradient_checkpointing=False,
+        seed=spec.seed,
+        data_seed=spec.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if held.prompts else "no",
+        eval_steps=spec.eval_every,
+        save_strategy="steps",
+        save_steps=spec.checkpoint_every,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        dataloader_pin_memory=device != "cpu",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    data = Dataset.from_list(columns)
+    return PackedTrainer(
+        model=model,
+        args=config,
+        processing_class=tokenizer,
+        train_dataset=data,
+        eval_dataset=data if held.prompts else None,  # Trainer wants one; `evaluate` scores `valid`
+        data_collator=None if unpackable else PackedCollator(tree=device == "cpu"),
+        callbacks=[Watch(journal, threads, stopping, planned.steps, warmup)],
+        valid=held,
+        steered=len(held.prompts) >= max(1, spec.min_valid),
+        patience=spec.patience,
+        earliest=min(spec.min_steps, planned.steps) // 2,
+    )
+
+
+def _stopped(checkpoints: Path, step: int) -> bool:
+    from adapters.trainer import STEERING, Steering
+
+    return read_json(checkpoints / f"checkpoint-{step}" / STEERING, Steering).stopped
+
+
+def _accuracy(scores: list[list[float]], held: LabelledPrompts) -> float | None:
+    from adapters.trainer import loss_and_accuracy
+
+    return loss_and_accuracy(scores, held)[1] if scores else None
+
+
+def _samples(trainer: PackedTrainer, tokenizer: Any, spec: TrainSpec, examples: list[Example]) -> list[SampleOutput]:
+    """What the adapter writes for a few examples, unguided and greedy."""
+    import torch
+
+    chosen = examples[: spec.samples]
+    if not chosen:
+        return []
+    prompts = [encode(tokenizer, e.messages[:-1], spec.max_length, user=spec.prompt.user).tokens for e in chosen]
+    width = max(map(len, prompts))
+    pad = tokenizer.pad_token_id
+    device = next(trainer.model.parameters()).device
+    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+    seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    trainer.model.eval()
+    with torch.no_grad(), trainer.precision():
+        written = trainer.model.generate(
+            input_ids=ids,
+            attention_mask=seen,
+            max_new_tokens=spec.prompt.max_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=pad,
+        )
+    texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+    return [
+        SampleOutput(id=example.id, expected=example.label, answered=text.strip()[:80])
+        for example, text in zip(chosen, texts, strict=True)
+    ]
+
+
+def _save(model: Any, card: AdapterCard, folder: Path) -> None:
+    """Write the adapter as a plain PEFT folder, whole or not at all."""
+    temporary = folder.with_name(folder.name + ".part")
+    for leftover in (temporary, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    model.save_pretrained(str(temporary), save_embedding_layers=False)
+    (temporary / "README.md").unlink(missing_ok=True)
+    write_card(temporary, card)
+    for file in temporary.iterdir():
+        handle = os.open(file, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    temporary.rename(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(run(train, sys.argv[1:]))

@@ -1,0 +1,311 @@
+"""TRL's SFTTrainer with packed micro-batches, evaluation by task accuracy, and checkpoints that survive any death."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.nn import functional
+from transformers import PrinterCallback, Trainer, TrainerCallback
+from trl import SFTTrainer
+
+from adapters.child import Journal, Stopping, Threads, Unrecoverable
+from adapters.packed import label_log_likelihoods, pack
+from adapters.specs import Metric, read_json, write_json
+
+COMPLETE = "COMPLETE"
+STEERING = "steering.json"
+KEEP = 2  # checkpoints
+# architectures whose SDPA attention takes a ready 4-D mask for all of its layers
+PACKABLE = frozenset({"llama", "qwen2", "qwen3", "mistral", "gemma", "smollm3", "granite", "phi3", "olmo2"})
+
+
+class LabelledPrompts(msgspec.Struct, frozen=True):
+    """Validation examples: prompts in tokens, the labels' tokens, and which label is right."""
+
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    targets: list[int]
+
+
+class Steering(msgspec.Struct, frozen=True, kw_only=True):
+    """What the evaluations have said so far."""
+
+    best_step: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = 1e300  # JSON knows no infinity
+    waited: int = 0  # evaluations without a rise of accuracy
+    stopped: bool = False
+
+
+def steer(now: Steering, step: int, accuracy: float, loss: float, *, patience: int, earliest: int) -> Steering:
+    """Take in one evaluation. At equal accuracy the lower loss is the better checkpoint, but no rise.
+
+    Args:
+        patience: evaluations without a rise before it stops.
+        earliest: evaluations before this step are not counted as waiting: the first steps warm up.
+    """
+    rose = accuracy > now.best_accuracy
+    better = rose or (accuracy == now.best_accuracy and loss < now.best_loss)
+    waited = 0 if rose or step < earliest else now.waited + 1
+    return Steering(
+        best_step=step if better else now.best_step,
+        best_accuracy=accuracy if better else now.best_accuracy,
+        best_loss=loss if better else now.best_loss,
+        waited=waited,
+        stopped=waited >= patience,
+    )
+
+
+def can_pack(model: Any) -> str:
+    """Why this model cannot be trained on packed batches; "" when it can."""
+    config = model.config
+    if config.model_type not in PACKABLE:
+        return f"{config.model_type} is not known to take a mask per token"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "its attention has a sliding window"
+    return ""
+
+
+class PackedCollator:
+    """Collates rows of `input_ids` and `start` into one packed sequence with a batch dimension of 1."""
+
+    def __init__(self, *, tree: bool) -> None:
+        self._tree = tree
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        packed = pack([row["input_ids"] for row in rows], [row["start"] for row in rows])
+        targets = packed.targets[None]
+        # `labels` makes Trainer count what is learned, `shift_labels` says that they are not to be shifted
+        return {**packed.inputs(tree=self._tree), "labels": targets, "shift_labels": targets}
+
+
+class PackedTrainer(SFTTrainer):
+    """SFTTrainer with the loss of a packed micro-batch; a padded batch takes TRL's own path.
+
+    Args:
+        valid: what `evaluate` scores; None: it is not called.
+        steered: whether validation is large enough to choose the checkpoint and to stop early.
+        patience, earliest: see `steer`.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        valid: LabelledPrompts | None = None,
+        steered: bool = False,
+        patience: int = 3,
+        earliest: int = 0,
+        **options: Any,
+    ) -> None:
+        model = options["model"]
+        exact = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        super().__init__(*arguments, **options)
+        self.remove_callback(PrinterCallback)  # the journal tells more
+        # TRL casts the adapter of a 4-bit base to bf16, where small updates are lost to rounding
+        for name, parameter in model.named_parameters():
+            if name in exact:
+                parameter.data = exact[name].float()
+        for module in model.modules():  # autocast casts by itself; PEFT, which does not see it on CPU, would cast twice
+            if isinstance(module, BaseTunerLayer) and self.args.bf16:
+                module.cast_input_dtype_enabled = False
+        self.valid = valid
+        self.steered = steered
+        self.steering = Steering()
+        self._patience, self._earliest = patience, earliest
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if "logits_to_keep" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets = inputs["shift_labels"][0]
+        outputs = model(
+            **{key: value for key, value in inputs.items() if key not in ("labels", "shift_labels")}, use_cache=False
+        )
+        logits = outputs.logits[0].float()
+        items = len(targets) if num_items_in_batch is None else num_items_in_batch
+        loss = functional.cross_entropy(logits, targets, reduction="sum") / items
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # the gradients are averaged over the devices
+        with torch.no_grad():
+            right = (logits.argmax(dim=-1) == targets).float().mean()
+        self._metrics["train" if self.model.training else "eval"]["mean_token_accuracy"].append(float(right))
+        return (loss, outputs) if return_outputs else loss
+
+    def precision(self) -> torch.autocast:
+        """The precision of training, for forwards outside of its loop."""
+        device = next(self.model.parameters()).device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.args.bf16)
+
+    def label_scores(self, valid: LabelledPrompts) -> list[list[float]]:
+        """Log-likelihood of every label for every validation prompt, in the precision of training."""
+        with self.precision():
+            packed = isinstance(self.data_collator, PackedCollator)
+            return label_log_likelihoods(self.model, valid.prompts, valid.answers, packed=packed)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss and accuracy over the label set, instead of the loss alone."""
+        valid = self.valid
+        if valid is None or not valid.prompts:
+            return {}
+        scores = self.label_scores(valid)
+        loss, accuracy = loss_and_accuracy(scores, valid)
+        if self.steered:
+            step = self.state.global_step
+            self.steering = steer(self.steering, step, accuracy, loss, patience=self._patience, earliest=self._earliest)
+            if self.steering.best_step == step:
+                self._save_best(step)
+        found = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_accuracy": accuracy}
+        self.log(found)
+        before: Any = getattr(self, "control")  # noqa: B009 - untyped above
+        control: Any = self.callback_handler.on_evaluate(self.args, self.state, before, found)
+        control.should_training_stop |= self.steering.stopped
+        control.should_save |= self.steering.stopped
+        self.control = control
+        return found
+
+    def _save_best(self, step: int) -> None:
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "best.part"
+        shutil.rmtree(temporary, ignore_errors=True)
+        self.model.save_pretrained(str(temporary), save_embedding_layers=False)
+        shutil.rmtree(folder / f"best-{step}", ignore_errors=True)
+        temporary.rename(folder / f"best-{step}")
+
+    def restore_best(self) -> int:
+        """Put the weights of the best evaluation back, where validation steers; returns their step, 0 for none."""
+        step = self.steering.best_step
+        if not self.steered or not step or step == self.state.global_step:
+            return 0
+        self._load_from_checkpoint(str(Path(self.args.output_dir) / f"best-{step}"))
+        return step
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if (folder / COMPLETE).exists():
+            return
+        Trainer._save_checkpoint(self, model, trial)
+        write_json(folder / STEERING, self.steering)
+        for file in folder.iterdir():
+            _synced(file)
+        (folder / COMPLETE).touch()
+        _synced(folder)
+        for step in complete_checkpoints(folder.parent)[:-KEEP]:
+            shutil.rmtree(folder.parent / f"checkpoint-{step}", ignore_errors=True)
+        for best in folder.parent.glob("best-*"):
+            if best.name != f"best-{self.steering.best_step}":
+                shutil.rmtree(best, ignore_errors=True)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Weights and steering of a complete checkpoint (the rest is restored by `train`)."""
+        self._load_from_checkpoint(str(folder))
+        self.steering = read_json(folder / STEERING, Steering)
+        self.state.global_step = int(folder.name.removeprefix("checkpoint-"))
+
+
+def loss_and_accuracy(scores: Sequence[Sequence[float]], valid: LabelledPrompts) -> tuple[float, float]:
+    """Mean loss a token of the right labels, and the share of prompts whose best-scored label is right."""
+    pairs = list(zip(scores, valid.targets, strict=True))
+    tokens = sum(len(valid.answers[target]) for target in valid.targets)
+    loss = -sum(row[target] for row, target in pairs) / tokens
+    return loss, sum(max(row) == row[target] for row, target in pairs) / len(pairs)
+
+
+def complete_checkpoints(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints in `folder`, ascending."""
+    names = [path.parent.name.removeprefix("checkpoint-") for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def forget_incomplete(folder: Path) -> None:
+    """Remove checkpoints that an interrupted attempt left half written."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / COMPLETE).exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class Watch(TrainerCallback):
+    """Between steps: writes the journal, shares the cores, stops on request and when the loss runs away."""
+
+    def __init__(self, journal: Journal, threads: Threads, stopping: Stopping, steps: int, warmup: int) -> None:
+        self._journal, self._threads, self._stopping = journal, threads, stopping
+        self._steps, self._warmup = steps, warmup
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._threads.adjust()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._stopping.asked:
+            control.should_training_stop = True
+        if self._stopping.asked or state.global_step >= self._steps:
+            control.should_save = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        logs = logs or {}
+        step = state.global_step
+        if "eval_loss" in logs:
+            self._journal.write(
+                Metric(
+                    step=step,
+                    of=self._steps,
+                    eval_loss=logs["eval_loss"],
+                    eval_accuracy=logs.get("eval_accuracy"),
+                    phase="evaluate",
+                )
+            )
+        elif "loss" in logs:
+            loss = logs["loss"]
+            finite = math.isfinite(loss)
+            self._journal.write(
+                Metric(
+                    step=step,
+                    of=self._steps,
+                    loss=loss if finite else None,
+                    learning_rate=logs.get("learning_rate"),
+                    grad_norm=_finite(logs.get("grad_norm")),
+                    phase="train",
+                )
+            )
+            losses = [line.loss for line in self._journal.lines if line.loss is not None]
+            problem = runaway(losses, warmup=self._warmup) if finite else f"the loss is {loss}"
+            if problem:
+                raise Unrecoverable(
+                    f"training diverged at step {step}: {problem}",
+                    hint="Lower `training.learning_rate`, or look for damaged examples.",
+                )
+
+
+def runaway(losses: Sequence[float], *, warmup: int, window: int = 5) -> str:
+    """Why the training loss counts as diverged; "" when it does not.
+
+    After the warm-up, the mean of the last `window` losses must stay below twice that of the first ones.
+    """
+    if len(losses) < max(warmup, window) + window:
+        return ""
+    first, last = (sum(part) / window for part in (losses[:window], losses[-window:]))
+    if last > 2 * first and last > 1.0:
+        return f"the loss rose from {first:.2f} to {last:.2f}"
+    return ""
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _synced(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
