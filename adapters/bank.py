@@ -2,7 +2,7 @@
 
 An adapter's weights are small and stay in memory; switching sets flags and copies nothing. LoRA and its kin live
 inside the model's layers. Soft prompts (prompt and prefix tuning) leave the layers alone: they only change what
-stands before the prompt, see `Bank.soft_prompt`. Not safe for several threads.
+stands before the prompt, see `Bank.beginning`. Not safe for several threads.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Bank:
     def active(self, name: str) -> Iterator[Any]:
         """The bare causal language model with the adapter `name` in force ("" for the base alone).
 
-        A soft prompt is not in force by itself: what stands before the prompt is the caller's business.
+        A soft prompt is not in force by itself: the caller puts `beginning` before the prompt.
 
         Raises:
             ArtifactError: there is none of that name.
@@ -133,17 +133,29 @@ class Bank:
             self._switch_on(loaded)
         yield self.model
 
-    def soft_prompt(self, name: str) -> Any:
-        """What a soft prompt puts before every prompt: a key-value cache (prefix tuning), embeddings of shape
-        [1, tokens, hidden] (prompt tuning), or None for the base and for adapters inside the layers."""
+    def beginning(self, name: str) -> tuple[Any, int]:
+        """A fresh key-value cache with what stands before every prompt, and how many positions that takes.
+
+        Empty, with 0 positions, for the base and for adapters inside the layers; a soft prompt's own keys and values
+        (prefix tuning) or those of its embeddings (prompt tuning) otherwise.
+
+        Raises:
+            ArtifactError: there is no such adapter.
+        """
+        import torch
+        from transformers import DynamicCache
+
         soft = self._get(name).soft if name else None
         if soft is None:
-            return None
-        import torch
-
-        with torch.inference_mode():
+            return DynamicCache(), 0
+        with self.active(name) as model, torch.inference_mode():
             prompt = soft.get_prompt(batch_size=1)
-        return prompt.to(self.model.dtype) if isinstance(prompt, torch.Tensor) else prompt
+            if not isinstance(prompt, torch.Tensor):
+                layers = [(layer.keys.to(model.dtype), layer.values.to(model.dtype)) for layer in prompt.layers]
+                return DynamicCache(layers), prompt.get_seq_length()
+            cache = DynamicCache()
+            model(inputs_embeds=prompt.to(model.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            return cache, prompt.shape[1]
 
     def _get(self, name: str) -> Loaded:
         if name not in self._adapters:

@@ -243,13 +243,20 @@ def _log_probabilities(
     """One forward; the result gives, for a row, the log-probabilities of tokens predicted at some places."""
     import torch
 
+    from adapters.label_tree import repeated
+
     device = bank.device
+    cache, virtual = bank.beginning(name)  # of a soft prompt; else empty
+    if virtual:
+        cache = repeated([(layer.keys, layer.values) for layer in cache.layers], len(ids))
+        sees = torch.cat([torch.ones_like(sees[..., :1]).expand(*sees.shape[:-1], virtual), sees], dim=-1)
     with bank.active(name) as model, torch.inference_mode():
         logits = model(
             input_ids=ids.to(device),
-            position_ids=positions.to(device),
+            position_ids=(positions + virtual).to(device),
             attention_mask=sees.to(device),
-            use_cache=False,
+            past_key_values=cache if virtual else None,
+            use_cache=bool(virtual),
         ).logits
 
     def pick(row: int, places: list[int], tokens: Any) -> Any:

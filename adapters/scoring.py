@@ -19,12 +19,13 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from adapters.bank import Bank
 from adapters.encode import Encoded, encode
+from adapters.label_tree import Prefix, Tree, common, cut, repeated
 from adapters.metrics import softmax
 from store.errors import ModelError
 from store.prompting import Message, PromptSpec
@@ -73,56 +74,6 @@ class Generated(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     shortened: bool = False
     details: list[Token] = []  # only where asked for
-
-
-class Tree(msgspec.Struct, frozen=True):
-    """Labels as a prefix tree. Context 0 is the end of the text; context i > 0 is the node `tokens[i - 1]`.
-
-    `parents` names the context that each node continues, `depths` counts from 1. `paths` holds, per label, the
-    (context, token) pairs whose log-probabilities make up its score.
-    """
-
-    tokens: list[int]
-    parents: list[int]
-    depths: list[int]
-    paths: list[list[tuple[int, int]]]
-
-    @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]]) -> Tree:
-        """The tree of token sequences, each ending in the end-of-turn token (which is predicted, never fed)."""
-        tree = cls([], [], [], [])
-        known: dict[tuple[int, int], int] = {}
-        for sequence in sequences:
-            context, path = 0, []
-            for place, token in enumerate(sequence):
-                path.append((context, token))
-                if place == len(sequence) - 1:
-                    break
-                if (context, token) not in known:
-                    tree.tokens.append(token)
-                    tree.parents.append(context)
-                    tree.depths.append(place + 1)
-                    known[context, token] = len(tree.tokens)
-                context = known[context, token]
-            tree.paths.append(path)
-        return tree
-
-    def sight(self) -> list[list[bool]]:
-        """Which node sees which: itself and what it continues."""
-        rows: list[list[bool]] = []
-        for index, parent in enumerate(self.parents):
-            row = list(rows[parent - 1]) if parent else [False] * len(self.tokens)
-            row[index] = True
-            rows.append(row)
-        return rows
-
-
-class Prefix(msgspec.Struct, frozen=True):
-    """The kept beginning of a prompt: its tokens, and keys and values per layer ([1, heads, length, width])."""
-
-    tokens: list[int]
-    layers: list[tuple[Any, Any]]
-    virtual: int  # positions of a soft prompt before the tokens
 
 
 class Scorer:
@@ -275,7 +226,7 @@ class Scorer:
         room = self.max_length - (reserve or ends)
         encoded = [encode(self.bank.tokenizer, prompt.messages(text), room, user=prompt.user) for text in texts]
         prefix = self._prefix(adapter, prompt)
-        shared = [_common(prefix.tokens, one.tokens) for one in encoded]
+        shared = [common(prefix.tokens, one.tokens) for one in encoded]
         # a text may merge with the last tokens of the prefix: then it uses only what stands before
         order = sorted(range(len(texts)), key=lambda row: (shared[row], len(encoded[row].tokens)), reverse=True)
         batch: list[int] = []
@@ -285,10 +236,10 @@ class Scorer:
                 full = len(batch) >= batch_size
                 full = full or (len(batch) + 1) * self._row_bytes(longest, shared[row], ends, reserve) > self._budget
                 if full or shared[row] != shared[batch[0]]:
-                    yield batch, _cut(prefix, shared[batch[0]]), [encoded[one] for one in batch]
+                    yield batch, cut(prefix, shared[batch[0]]), [encoded[one] for one in batch]
                     batch = []
             batch.append(row)
-        yield batch, _cut(prefix, shared[batch[0]]), [encoded[one] for one in batch]
+        yield batch, cut(prefix, shared[batch[0]]), [encoded[one] for one in batch]
 
     def _row_bytes(self, length: int, shared: int, ends: int, reserve: int) -> int:
         fed = length - shared + ends
@@ -305,7 +256,7 @@ class Scorer:
         if asked not in self._beginnings:
             # what two tickets that have nothing in common share is the prompt's own
             first, second = (encode(self.bank.tokenizer, prompt.messages(text)).tokens for text in ("a", "7 ?"))
-            self._beginnings[asked] = first[: _common(first, second)]
+            self._beginnings[asked] = first[: common(first, second)]
             if len(self._beginnings) > 4 * self._most:
                 self._beginnings.popitem(last=False)
         prefix = self._run_prefix(adapter, self._beginnings[asked])
@@ -316,22 +267,12 @@ class Scorer:
 
     def _run_prefix(self, adapter: str, tokens: list[int]) -> Prefix:
         import torch
-        from transformers import DynamicCache
 
-        soft = self.bank.soft_prompt(adapter)
-        with self.bank.active(adapter) as model, torch.inference_mode():
-            ids = torch.tensor([tokens], dtype=torch.long, device=self.bank.device)
-            embedded = model.get_input_embeddings()(ids)
-            cache: Any = DynamicCache()
-            virtual = 0
-            if isinstance(soft, torch.Tensor):
-                virtual = soft.shape[1]
-                embedded = torch.cat([soft.to(embedded), embedded], dim=1)
-            elif soft is not None:
-                virtual = soft.get_seq_length()
-                cache = DynamicCache([(layer.keys.to(embedded), layer.values.to(embedded)) for layer in soft.layers])
-            if embedded.shape[1]:
-                model(inputs_embeds=embedded, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, virtual = self.bank.beginning(adapter)
+        if tokens:
+            with self.bank.active(adapter) as model, torch.inference_mode():
+                ids = torch.tensor([tokens], dtype=torch.long, device=self.bank.device)
+                model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return Prefix(tokens, [(layer.keys, layer.values) for layer in cache.layers], virtual)
 
     def _label_tokens(self, label: str) -> list[int]:
@@ -353,7 +294,7 @@ class Scorer:
                 input_ids=ids,
                 position_ids=positions,
                 attention_mask=mask,
-                past_key_values=_cache(prefix, len(rows)),
+                past_key_values=repeated(prefix.layers, len(rows)),
                 use_cache=True,
                 logits_to_keep=nodes + 1,
             )
@@ -417,7 +358,7 @@ class Scorer:
         said: list[tuple[list[int], list[Token]]] = [([], []) for _ in rows]
         ids, positions, mask = self._laid_out(prefix, rows, Tree([], [], [], []))
         sees = mask[:, :, -1:]  # of the last text token; each new token also sees those before it
-        cache = _cache(prefix, len(rows))
+        cache = repeated(prefix.layers, len(rows))
         alive = list(range(len(rows)))
         generator = torch.Generator(device=ids.device).manual_seed(seed)
         with self.bank.active(adapter) as model, torch.inference_mode():
@@ -467,20 +408,6 @@ class Scorer:
         ]
 
 
-def _cache(prefix: Prefix, rows: int) -> Any:
-    """A cache of its own for a batch: the kept keys and values seen once per row, copied only when it grows."""
-    from transformers import DynamicCache
-
-    return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in prefix.layers])
-
-
-def _cut(prefix: Prefix, shared: int) -> Prefix:
-    if shared == len(prefix.tokens):
-        return prefix
-    end = prefix.virtual + shared
-    return Prefix(prefix.tokens[:shared], [(k[:, :, :end], v[:, :, :end]) for k, v in prefix.layers], prefix.virtual)
-
-
 def _choose(logits: torch.Tensor, heat: list[float], generator: torch.Generator) -> torch.Tensor:
     """The likeliest token of each row, or one drawn at the row's temperature; int64 [B]."""
     import torch
@@ -500,13 +427,3 @@ def _end_tokens(bank: Bank) -> set[int]:
     more = getattr(settings, "eos_token_id", None)
     found |= set(more) if isinstance(more, list | tuple) else {more}
     return {int(token) for token in found if token is not None}
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences share at their beginning; at least one of the second is left over."""
-    count = 0
-    for one, other in zip(first, second[:-1], strict=False):
-        if one != other:
-            break
-        count += 1
-    return count

@@ -60,6 +60,25 @@ def test_it_measures_what_plain_forwards_measure(bank: Bank, name: str) -> None:
         assert found.bits[index] == pytest.approx(-spoken(bank, name, tokens, 1) / math.log(2) / size, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_a_soft_prompt_is_in_force_too(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    from peft import PeftModel
+
+    folder = make_adapter(tiny_model, tmp_path / kind, 3, kind, strength=1.0)
+    model, tokenizer = base_model.load(base_model.reference(tiny_model, "fp32"), "cpu")
+    opened = Bank(model, tokenizer, base_model.reference(tiny_model, "fp32"))
+    opened.load("soft", folder)
+    found = forgetting.ability(opened, "soft", ITEMS, "")
+    assert found.bits != pytest.approx(forgetting.ability(opened, "", ITEMS, "").bits, abs=1e-3)
+    reference = PeftModel.from_pretrained(model, str(folder)).eval()
+    for index, item in enumerate(ITEMS[3:]):
+        tokens = [tokenizer.bos_token_id, *tokenizer(item.text, add_special_tokens=False).input_ids]
+        with torch.no_grad():
+            values = reference(input_ids=torch.tensor([tokens])).logits[0, -len(tokens) :].double().log_softmax(-1)
+        total = sum(float(values[place - 1, tokens[place]]) for place in range(1, len(tokens)))
+        assert found.bits[index] == pytest.approx(-total / math.log(2) / len(item.text.encode()), abs=1e-4)
+
+
 def test_base_and_candidate_are_paired_and_the_base_is_measured_once(bank: Bank, tmp_path: Path) -> None:
     path = tmp_path / "suite.jsonl"
     path.write_text("".join(json.dumps(msg) + "\n" for msg in map(as_dict, ITEMS)))

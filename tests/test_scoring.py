@@ -17,7 +17,8 @@ from adapter_world import make_adapter  # noqa: E402
 from adapters import base_model  # noqa: E402
 from adapters.bank import Bank  # noqa: E402
 from adapters.encode import encode  # noqa: E402
-from adapters.scoring import Scorer, Tree  # noqa: E402
+from adapters.label_tree import Tree  # noqa: E402
+from adapters.scoring import Scorer  # noqa: E402
 from adapters.specs import BaseModelRef  # noqa: E402
 from store.errors import ArtifactError, ModelError  # noqa: E402
 from store.prompting import Message, PromptSpec  # noqa: E402

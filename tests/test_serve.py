@@ -22,7 +22,7 @@ pytest.importorskip("torch")
 
 from adapter_world import make_adapter, put_card
 
-from adapters import base_model, serve
+from adapters import base_model, chat, serve
 from adapters.bank import Bank
 from adapters.scoring import Scorer
 from store.prompting import Message, PromptSpec
@@ -285,7 +285,7 @@ def test_too_many_waiting_requests_are_told_to_come_back(tiny_model: Path) -> No
     try:
         engine.submit(lambda: time.sleep(1.0))
         time.sleep(0.1)
-        with pytest.raises(serve.Refusal) as refused:
+        with pytest.raises(chat.Refusal) as refused:
             for _ in range(serve.WAITING_LIMIT + 2):
                 engine.submit(lambda: None)
         assert refused.value.status == 429
