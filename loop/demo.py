@@ -347,7 +347,15 @@ def _make_workspace(keep: Path | None, size: Size, seed: int) -> Path:
             "splits": {"exam_share": size.exam_share, "seed": seed},
             "harvest": {"min_new": 10, "every_seconds": 3.0, "seed": seed},
             "trigger": {"first": size.first, "every": size.every},
-            "training": {"min_steps": size.min_steps, "seed": seed},
+            # a model of 135M parameters learns in few steps only at a rate above the document's (see the README)
+            "training": {
+                "min_steps": size.min_steps,
+                "learning_rate": 1e-3,
+                "batch_size": 8,
+                "micro_batch_size": 4,
+                "seed": seed,
+            },
+            "wandb": {"mode": "offline"},
             "gate": {"min_exam": size.min_exam, "exam_growth": 20},
         },
     )

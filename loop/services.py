@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from adapters.specs import write_json
+from loop.steps import MODEL_ENVIRONMENT
 from store.errors import TuneloopError
 
 log = logging.getLogger("tuneloop.services")
@@ -101,7 +102,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **MODEL_ENVIRONMENT},
                 start_new_session=True,
             )
         self._started = now

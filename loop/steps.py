@@ -23,6 +23,14 @@ from store.events import StepKind
 MODULES: dict[StepKind, str] = {"train": "adapters.train", "evaluate": "adapters.evaluate"}
 TEXT_FILES = ("train.jsonl", "valid.jsonl", "exam.jsonl")
 LOCK = "lock"
+MODEL_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
+    # glibc keeps what tensors of many sizes leave behind: 3.3 GB instead of 2.5 GB at the same speed
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "1048576",
+    "MALLOC_TRIM_THRESHOLD_": "268435456",
+}
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +63,7 @@ class Steps:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **MODEL_ENVIRONMENT},
                 start_new_session=True,
             )
 
