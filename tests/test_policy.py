@@ -15,7 +15,6 @@ from loop.settings import Settings, TaskSettings
 from loop.state import LoopState, fold
 from store import events as ev
 
-
 NO_PLATEAU = {"plateau_rounds": 1000}
 
 
