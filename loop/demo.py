@@ -352,7 +352,7 @@ def _make_workspace(keep: Path | None, size: Size, seed: int) -> Path:
                 "min_steps": size.min_steps,
                 "learning_rate": 1e-3,
                 "batch_size": 8,
-                "micro_batch_size": 4,
+                "micro_batch_size": 8,
                 "seed": seed,
             },
             "wandb": {"mode": "offline"},

@@ -175,7 +175,7 @@ def probe_items(app: App, artifact: str, adapter: str, count: int) -> list[tuple
 
 
 def _margin(prediction: Prediction) -> float:
-    first, second = (sorted(prediction.probabilities.values(), reverse=True) + [0.0, 0.0])[:2]
+    first, second = [*sorted(prediction.probabilities.values(), reverse=True), 0.0, 0.0][:2]
     return first - second
 
 

@@ -191,8 +191,8 @@ def test_production_turning_bad_rolls_back_once() -> None:
     def served(name: str, number: int, wrong: bool) -> None:
         world.happen(
             ev.RecordReceived(
-                task="t", record_id=f"{name}-{number}", text_digest="", chars=1, source="inbox", side="train", audit=False,
-                audit_probability=0.3, cluster="", answer="a", answered_by=name,
+                task="t", record_id=f"{name}-{number}", text_digest="", chars=1, source="inbox", side="train",
+                audit=False, audit_probability=0.3, cluster="", answer="a", answered_by=name,
             )
         )  # fmt: skip
         if wrong:
