@@ -71,9 +71,7 @@ def run(work: Callable[[Path, Stopping], None], arguments: list[str]) -> int:
             return LOCKED
         if (folder / "result.json").exists():
             return 0
-        # read when torch is imported. Waiting threads that spin take the core of the process beside this one;
-        # kernels kept for each of a thousand lengths of sequence take hundreds of megabytes
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # read when torch is imported: kernels kept for each of a thousand lengths of sequence take hundreds of MB
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         stopping = Stopping()
         try:
