@@ -16,7 +16,7 @@ from loop.answerers import training_prompt
 from loop.bootstrap import App
 from loop.commands import FreezeDataset
 from loop.evaluations import CONTROL
-from loop.selection import Candidate, select
+from loop.selection import PRIORITY, Candidate, corrected, select
 from loop.settings import TaskSettings
 from loop.state import Cycle, Plan, TaskState
 from store import queries
@@ -65,11 +65,31 @@ def harvest(app: App, task: TaskState, rules: TaskSettings, *, up_to: int) -> li
         )
         for one in chosen.wanted
     ]
+    drafts += _corrected_since(task.task, queued)
     requested = Counter[str](one.reasons[0].name for one in chosen.wanted)
     done = HarvestCompleted(
         task=task.task, up_to=up_to, considered=len(rows), requested=dict(requested), dropped=chosen.dropped
     )
     return [*drafts, Draft(done, f"task/{task.task}")]
+
+
+def _corrected_since(task: str, queued: list[RecordRow]) -> list[Draft]:
+    """Records that were corrected while they already waited: the reason joins theirs, and they move up."""
+    drafts = []
+    for row in queued:
+        known = any(reason["name"] == "misclassified" for reason in row.reasons)
+        if row.feedback is None or row.feedback == row.answer or known:
+            continue
+        reason = corrected(row.answer, row.feedback)
+        event = ReviewRequested(
+            task=task,
+            record_id=row.record_id,
+            side=row.side,  # type: ignore[arg-type]
+            reasons=[reason],
+            priority=max(row.priority, PRIORITY["misclassified"] + reason.score),
+        )
+        drafts.append(Draft(event, f"record/{row.record_id}"))
+    return drafts
 
 
 def _candidates(app: App, task: TaskState, rows: list[RecordRow]) -> list[Candidate]:

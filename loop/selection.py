@@ -96,6 +96,11 @@ def select(
     return Selection(wanted=sorted(chosen.values(), key=lambda one: -one.priority), dropped=dropped)
 
 
+def corrected(answer: str | None, feedback: str) -> ReviewReason:
+    """The reason for a record that production was corrected on."""
+    return ReviewReason(name="misclassified", detail=f"said {answer or 'nothing'}, corrected to {feedback}", score=1.0)
+
+
 def _ranked(pool: Sequence[Candidate], score: Callable[[Candidate], float], chance: random.Random) -> list[Candidate]:
     """Those with a score above 0, highest first; equals in random order."""
     scored = [(score(one), chance.random(), one) for one in pool]
@@ -130,8 +135,7 @@ def _rarity(one: Candidate, labels: Mapping[str, int]) -> float:
 def _wanted(one: Candidate, rules: HarvestSettings, labels: Mapping[str, int]) -> Wanted:
     reasons: list[ReviewReason] = []
     if _misclassified(one):
-        detail = f"said {one.answer or 'nothing'}, corrected to {one.feedback}"
-        reasons.append(ReviewReason(name="misclassified", detail=detail, score=1.0))
+        reasons.append(corrected(one.answer, str(one.feedback)))
     if (score := _dispute(one)) > 0:
         detail = f"said {one.answer}, the control says {one.opinion}"
         reasons.append(ReviewReason(name="disputed", detail=detail, score=round(score, 4)))
