@@ -71,8 +71,9 @@ def run(work: Callable[[Path, Stopping], None], arguments: list[str]) -> int:
             return LOCKED
         if (folder / "result.json").exists():
             return 0
-        # read when torch is imported: kernels kept for each of a thousand lengths of sequence take hundreds of MB
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+        # read when torch is imported. A thread that waits long for the other's core gives its own away; one that
+        # waits briefly spins: training took 10 times longer with endless spinning beside a busy process
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         stopping = Stopping()
         try:
             work(folder, stopping)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
 
-from adapters.child import Journal, Stopping, Threads, Unrecoverable
+from adapters.child import Journal, Stopping, Threads, Unrecoverable, trim_memory
 from adapters.packed import label_log_likelihoods, pack
 from adapters.specs import Metric, read_json, write_json
 
@@ -246,6 +246,7 @@ class Watch(TrainerCallback):
         self._threads.adjust()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        trim_memory()  # batches of many shapes leave gaps that add up to a gigabyte
         if self._stopping.asked:
             control.should_training_stop = True
         if self._stopping.asked or state.global_step >= self._steps:
