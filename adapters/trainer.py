@@ -22,6 +22,7 @@ from adapters.specs import Metric, read_json, write_json
 
 COMPLETE = "COMPLETE"
 STEERING = "steering.json"
+TRIM_EVERY = 5  # steps
 KEEP = 2  # checkpoints
 # architectures whose SDPA attention takes a ready 4-D mask for all of its layers
 PACKABLE = frozenset({"llama", "qwen2", "qwen3", "mistral", "gemma", "smollm3", "granite", "phi3", "olmo2"})
@@ -246,7 +247,8 @@ class Watch(TrainerCallback):
         self._threads.adjust()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        trim_memory()  # batches of many shapes leave gaps that add up to a gigabyte
+        if state.global_step % TRIM_EVERY == 0:
+            trim_memory()  # batches of many shapes leave gaps that add up to a gigabyte
         if self._stopping.asked:
             control.should_training_stop = True
         if self._stopping.asked or state.global_step >= self._steps:

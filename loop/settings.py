@@ -151,7 +151,7 @@ class TrainingSettings(Section):
     )
     rank: int = Field(default=16, ge=1, le=1024, description="LoRA rank: 4-8 simple tasks, 16 default, 32-64 complex")
     alpha: int = Field(default=32, ge=1, description="LoRA scale")
-    dropout: float = Field(default=0.05, ge=0, lt=1, description="LoRA dropout")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="LoRA dropout")
     learning_rate: float = Field(default=2e-4, gt=0, le=1, description="peak, cosine schedule")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="LoRA: 0 to 0.01; full: 0.01 to 0.1")
