@@ -17,7 +17,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from loop import actions, demo_report
 from loop.bootstrap import App, open_app
 from loop.intake import external_record_id
+from loop.memory import PeakMemory
 from loop.policy import waits
 from loop.services import Endpoints, read_endpoints
 from loop.settings import default_toml
@@ -100,7 +100,7 @@ def run(*, fast: bool = False, keep: Path | None = None, seed: int = 1, console:
     console.print(
         f"workspace [bold]{root}[/] · seed {seed} · tickets from {tickets_file().name}, labels known from there"
     )
-    with open_app(root) as app, _daemon(root, console) as child, _Memory(child.pid) as memory:
+    with open_app(root) as app, _daemon(root, console) as child, PeakMemory(child.pid) as memory:
         play = _Play(app, child, console, tickets, size, seed)
         started = time.monotonic()
         play.start()
@@ -390,51 +390,3 @@ def _daemon(root: Path, console: Console) -> Iterator[subprocess.Popen[bytes]]:
                 except subprocess.TimeoutExpired:
                     child.kill()
                     child.wait()
-
-
-class _Memory:
-    """Samples the memory of this process, the daemon and all of their children (proportional set size)."""
-
-    def __init__(self, pid: int, every: float = 2.0) -> None:
-        self.peak_mb = 0.0
-        self._pids = (os.getpid(), pid)
-        self._every = every
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> _Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._every):
-            self.peak_mb = max(self.peak_mb, sum(_pss_kb(pid) for pid in _family(self._pids)) / 1024)
-
-
-def _family(roots: Sequence[int]) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    found: set[int] = set()
-    open_pids = list(roots)
-    while open_pids:
-        pid = open_pids.pop()
-        if pid not in found:
-            found.add(pid)
-            open_pids += children.get(pid, [])
-    return found
-
-
-def _pss_kb(pid: int) -> int:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
-    return 0
