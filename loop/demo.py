@@ -74,7 +74,7 @@ class Size(msgspec.Struct, frozen=True):
 
 
 DEFAULT = Size(examples=40, rounds=(150, 110), exam_share=0.4, min_exam=50, first=50, every=20, min_steps=60)
-FAST = Size(examples=24, rounds=(90, 60), exam_share=0.4, min_exam=30, first=40, every=15, min_steps=30)
+FAST = Size(examples=32, rounds=(90, 60), exam_share=0.4, min_exam=30, first=40, every=15, min_steps=30)
 
 
 def run(*, fast: bool = False, keep: Path | None = None, seed: int = 1, console: Console | None = None) -> Path:
