@@ -71,10 +71,29 @@ class Size(msgspec.Struct, frozen=True):
     first: int
     every: int
     min_steps: int
+    prompts: tuple[str, ...]
 
 
-DEFAULT = Size(examples=40, rounds=(150, 110), exam_share=0.4, min_exam=50, first=50, every=20, min_steps=60)
-FAST = Size(examples=32, rounds=(90, 60), exam_share=0.4, min_exam=30, first=40, every=15, min_steps=30)
+DEFAULT = Size(
+    examples=40,
+    rounds=(150, 110),
+    exam_share=0.4,
+    min_exam=50,
+    first=50,
+    every=20,
+    min_steps=60,
+    prompts=("zero-shot", "few-shot", "chain-of-thought"),
+)
+FAST = Size(
+    examples=32,
+    rounds=(90, 40),
+    exam_share=0.4,
+    min_exam=30,
+    first=40,
+    every=15,
+    min_steps=24,
+    prompts=("zero-shot@1", "few-shot@1"),
+)
 
 
 def run(*, fast: bool = False, keep: Path | None = None, seed: int = 1, console: Console | None = None) -> Path:
@@ -343,6 +362,7 @@ def _make_workspace(keep: Path | None, size: Size, seed: int) -> Path:
         description=DESCRIPTION,
         label_descriptions=DEFINITIONS,
         overrides={
+            "task": {"prompts": list(size.prompts)},
             "daemon": {"tick_seconds": 1.0, "settle_seconds": 0.2, "rescan_seconds": 2.0},
             "splits": {"exam_share": size.exam_share, "seed": seed},
             "harvest": {"min_new": 10, "every_seconds": 3.0, "seed": seed},
