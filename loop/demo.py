@@ -86,12 +86,12 @@ DEFAULT = Size(
 )
 FAST = Size(
     examples=32,
-    rounds=(90, 40),
+    rounds=(100,),
     exam_share=0.4,
     min_exam=30,
     first=40,
     every=15,
-    min_steps=24,
+    min_steps=30,
     prompts=("zero-shot@1", "few-shot@1"),
 )
 
