@@ -10,9 +10,7 @@ Runs as `python -m loop.gateway WORKSPACE`.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
-import signal
 import socket
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from adapters.child import die_with_parent
 from loop.production import Pointer, read_pointer
 from loop.services import read_endpoints
 
@@ -122,7 +121,7 @@ async def _body(request: Request) -> Any:
             raise Refusal(413, f"the body is larger than {BODY_LIMIT} bytes")
     try:
         return msgspec.json.decode(received)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Refusal(400, f"the body is no JSON: {error}") from None
 
 
@@ -165,11 +164,6 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 async def _fault(_: Request, __: Exception) -> Response:
     return JSONResponse({"error": {"message": "internal error", "type": "server_error", "code": None}}, status_code=500)
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent dies (Linux, PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
 
 
 def main() -> None:
