@@ -4,7 +4,8 @@
     <root>/sha256-<hex>/...               the files
 
 The address is the sha256 of the manifest, which holds the sha256 of every file: whoever knows the address can
-check all of it. A folder is written beside its place, synced, and renamed; nothing in it is ever unpickled.
+check all of it. A folder is written beside its place, synced, and renamed; nothing in it is ever unpickled. Files that
+had to be erased are gone for good; redacted.json names them, and an event says so.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
+from store.disk import make_folder, sync
 from store.errors import ArtifactError
+from store.kill_points import reached
 
 MANIFEST = "manifest.json"
+REDACTED = "redacted.json"
 Problems = list[str]
 _ADDRESS = re.compile(r"sha256-[0-9a-f]{64}")
 _TEMPORARY = ".tmp-"
@@ -73,7 +77,7 @@ class Artifacts:
             sources = sorted(_walk(folder))
             if not sources:
                 raise ArtifactError(f"{folder} holds no file", hint="Nothing was stored; look at the step's log.")
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.root)
             temporary = self.root / f"{_TEMPORARY}{secrets.token_hex(8)}"
             temporary.mkdir(mode=0o700)
             lock = os.open(temporary, os.O_RDONLY)
@@ -90,10 +94,12 @@ class Artifacts:
 
     def _fill(self, temporary: Path, folder: Path, sources: list[str], kind: str, meta: Mapping[str, Any]) -> str:
         files = {name: _copy(folder / name, temporary / name) for name in sources}
+        reached("artifacts.files_copied")
         content = msgspec.json.encode(Manifest(kind=kind, meta=dict(meta), files=files), order="sorted")
         _write(temporary / MANIFEST, content)
         for parent, _, _ in os.walk(temporary):
-            _sync_folder(Path(parent))
+            sync(Path(parent))
+        reached("artifacts.manifest_written")
         address = _address(content)
         final = self.root / address
         if final.exists():
@@ -105,7 +111,8 @@ class Artifacts:
         except OSError:
             if not final.exists() or self.verify(address):  # another process may have stored the same content
                 raise
-        _sync_folder(self.root)
+        reached("artifacts.renamed")
+        sync(self.root)
         return address
 
     def path(self, address: str, *, verify: bool = False) -> Path:
@@ -155,7 +162,10 @@ class Artifacts:
             return [error.message]
         folder = self.root / address
         problems: Problems = []
+        redacted = self.redacted(address)
         for name, entry in manifest.files.items():
+            if name in redacted:
+                continue
             file = folder / name
             if not _inside(name) or file.is_symlink() or not file.is_file():
                 problems.append(f"{name} is missing or no plain file")
@@ -164,11 +174,38 @@ class Artifacts:
             elif contents and _hash(file) != entry.sha256:
                 problems.append(f"{name} was changed (sha256 differs)")
         try:
-            extra = set(_walk(folder)) - manifest.files.keys() - {MANIFEST}
+            extra = set(_walk(folder)) - manifest.files.keys() - {MANIFEST, REDACTED}
             problems += [f"{name} does not belong to it" for name in sorted(extra)]
         except ArtifactError as error:
             problems.append(error.message)
         return problems
+
+    def redact(self, address: str, names: Iterable[str]) -> None:
+        """Delete files of an artifact for good and note their names in it. Repeating it is harmless.
+
+        Raises:
+            ArtifactError: not an address, not here, or it has no such file.
+        """
+        folder, gone = self.root / address, {*names, *self.redacted(address)}
+        if unknown := gone - self.manifest(address).files.keys():
+            raise ArtifactError(f"artifact {address[:19]} has no {min(unknown)}", hint="Nothing was deleted.")
+        note = folder / f"{REDACTED}.part"
+        note.unlink(missing_ok=True)
+        _write(note, msgspec.json.encode(sorted(gone)))
+        note.rename(folder / REDACTED)
+        sync(folder)
+        reached("artifacts.redaction_noted")
+        for name in gone:
+            (folder / name).unlink(missing_ok=True)
+        for parent in {(folder / name).parent for name in gone}:
+            sync(parent)
+
+    def redacted(self, address: str) -> frozenset[str]:
+        """Names of the files that were erased from an artifact."""
+        try:
+            return frozenset(msgspec.json.decode((self.root / address / REDACTED).read_bytes(), type=tuple[str, ...]))
+        except (OSError, msgspec.MsgspecError):
+            return frozenset()
 
     def list(self) -> Listing:
         """All artifacts with a sound manifest, by address."""
@@ -250,14 +287,6 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _hash(path: Path) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from store.errors import Corrupt, StoreError
+from store.disk import make_folder, sync
+from store.errors import Corrupt, StoreError, TuneloopError
 
 try:
     import pysqlite3.dbapi2 as driver
@@ -28,7 +30,12 @@ DRIVER: Any = driver
 # Before 3.51.3 a checkpoint that races a writer can corrupt a WAL database.
 WAL_IS_SAFE: bool = tuple(driver.sqlite_version_info) >= (3, 51, 3)
 JOURNAL_MODE = "wal" if WAL_IS_SAFE else "delete"
+# less loses acknowledged events with the power: a rollback journal is gone for sure only once its folder was synced
+SYNCHRONOUS = {"wal": "FULL", "delete": "EXTRA"}
 BUSY_TIMEOUT_MS = 30_000
+Payloads = Callable[[Any, int], str]  # the driver's connection, a position: the payload that was archived
+
+_raised = threading.local()  # the driver tells only that a function failed, not with what
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -102,6 +109,34 @@ MIGRATIONS: tuple[Migration, ...] = (
         "history by type",
         ("CREATE INDEX events_by_type ON events (type, position)",),
     ),
+    Migration(
+        3,
+        "sealed segments of old history",
+        (
+            # where payloads lie that were archived; the rows come with the event Archived
+            """CREATE TABLE segments (
+                first INTEGER PRIMARY KEY,
+                last INTEGER NOT NULL,
+                artifact TEXT NOT NULL
+            )""",
+            """CREATE TRIGGER segments_are_never_updated BEFORE UPDATE ON segments
+               BEGIN SELECT RAISE(ABORT, 'segments are append-only'); END""",
+            """CREATE TRIGGER segments_are_never_deleted BEFORE DELETE ON segments
+               BEGIN SELECT RAISE(ABORT, 'segments are append-only'); END""",
+            "DROP TRIGGER events_are_never_updated",
+            # the one change that is allowed: a payload that a segment holds leaves its row
+            """CREATE TRIGGER events_are_never_updated BEFORE UPDATE ON events
+               WHEN new.payload != '' OR old.payload = ''
+                 OR (new.position, new.event_id, new.stream, new.version, new.type, new.schema_version,
+                     new.recorded_at, new.actor, new.correlation_id, new.causation_id, new.epoch,
+                     new.prev_hash, new.hash)
+                 IS NOT (old.position, old.event_id, old.stream, old.version, old.type, old.schema_version,
+                     old.recorded_at, old.actor, old.correlation_id, old.causation_id, old.epoch,
+                     old.prev_hash, old.hash)
+                 OR NOT EXISTS (SELECT 1 FROM segments WHERE old.position BETWEEN first AND last)
+               BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END""",
+        ),
+    ),
 )
 
 
@@ -145,8 +180,15 @@ class Database:
         *,
         migrations: tuple[Migration, ...] = MIGRATIONS,
         busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+        payloads: Payloads | None = None,
     ) -> None:
         """Open `path`, made for its owner only.
+
+        Args:
+            path: of the file.
+            migrations: the schema's steps.
+            busy_timeout_ms: how long to wait for another writer.
+            payloads: reads what was archived; the SQL function `archived(position)`.
 
         Raises:
             StoreError: it cannot be opened, is locked, or was written by a newer tuneloop.
@@ -154,6 +196,7 @@ class Database:
         """
         self.path = path
         self._busy_timeout_ms = busy_timeout_ms
+        self._payloads = payloads or _no_payloads
         _own(path)
         with self.errors():
             self.write = self._engine("BEGIN IMMEDIATE", writes=True)
@@ -180,12 +223,13 @@ class Database:
                     f"{self.path.name} is in journal mode {mode}, which SQLite {driver.sqlite_version} may corrupt",
                     hint="Stop the other processes that use it, or `pip install 'pysqlite3>=0.6.1'`.",
                 )
-            connection.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged events with the power
+            connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[JOURNAL_MODE]}")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA secure_delete = ON")  # erased text must leave the pages
             connection.execute("PRAGMA recursive_triggers = ON")  # else REPLACE deletes behind the triggers
             if not writes:
                 connection.execute("PRAGMA query_only = ON")
+            connection.create_function("archived", 1, lambda position: self._archived(connection, position))
 
         def on_begin(connection: Connection) -> None:
             raw(connection).execute(begin)
@@ -194,12 +238,20 @@ class Database:
         event.listen(engine, "begin", on_begin)
         return engine
 
+    def _archived(self, connection: Any, position: int) -> str:
+        try:
+            return self._payloads(connection, position)
+        except TuneloopError as error:
+            _raised.error = error
+            raise
+
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
         """Turn the driver's errors inside the block into StoreErrors."""
         try:
             yield
         except (DBAPIError, driver.Error) as error:
+            raise_told(error)
             told = translated(error, self.path)
             if told is None:
                 raise
@@ -231,7 +283,18 @@ class Database:
                 busy = pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             finally:
                 pooled.close()
+            if not busy:
+                self._sync_emptied()
         return not busy
+
+    def _sync_emptied(self) -> None:
+        """SQLite empties the WAL without a sync: after a power loss, what was erased would be in it again."""
+        try:
+            sync(self.path.with_name(f"{self.path.name}-wal"))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StoreError(f"{self.path.name} could not be synced: {error.strerror or error}") from error
 
     def _migrate(self, migrations: tuple[Migration, ...]) -> None:
         known = max(migration.number for migration in migrations)
@@ -266,6 +329,19 @@ class Database:
         self.read.dispose()
 
 
+def raise_told(error: Exception) -> None:
+    """Raise what really went wrong where `error` only says that reading an archived payload did."""
+    told = _raised.__dict__.pop("error", None)
+    if told is not None and "user-defined function" in str(error):
+        raise told from error
+
+
+def _no_payloads(_: Any, position: int) -> str:
+    raise StoreError(
+        f"event {position} is archived, and only the database was opened", hint="Open the whole workspace."
+    )
+
+
 def raw(connection: Connection) -> Any:
     """The driver's own connection under a SQLAlchemy connection, for hot paths; same transaction."""
     return connection.connection.dbapi_connection
@@ -274,8 +350,10 @@ def raw(connection: Connection) -> Any:
 def _own(path: Path) -> None:
     """Create the file for its owner only; SQLite gives -wal and -shm the same permissions."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        make_folder(path.parent)
+        # never opened when it is there: closing it would drop the locks that other connections of this process hold
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         path.chmod(0o600)
     except OSError as error:
         raise StoreError(

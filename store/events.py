@@ -58,8 +58,15 @@ class RecordQuarantined(Event, frozen=True, kw_only=True):
 
 
 class RecordErased(Event, frozen=True, kw_only=True):
+    """Its text and salt are gone from everything that tuneloop keeps. A label it carried counts no more."""
+
     record_id: str
     reason: str = ""
+    side: Side = "none"
+    audit: bool = False
+    label: str | None = None  # that stood when it was erased
+    places: dict[str, int] = {}  # where its text was found and taken out -> how many files, of all erased with it
+    redacted: list[str] = []  # artifacts that lost files with pieces of it
 
 
 class FeedbackReceived(Event, frozen=True, kw_only=True):
@@ -401,6 +408,48 @@ class LoopPaused(Event, frozen=True, kw_only=True):
 
 class LoopResumed(Event, frozen=True, kw_only=True):
     reason: str = ""
+
+
+# ---------------------------------------------------------------- copies of the log
+
+
+class BackupCompleted(Event, frozen=True, kw_only=True):
+    """A copy of the workspace, customer text included, lies elsewhere."""
+
+    backup: str  # the name of its folder
+    label: str  # where it lies, in the words of whoever made it; never a full path
+    position: int  # of the last event in it
+    hash: str  # of that event, hex: an anchor outside the database
+    bytes: int
+    problems: int = 0  # findings of `verify` in the copy; 0: it is sound
+
+
+class BackupRemoved(Event, frozen=True, kw_only=True):
+    """An older copy was deleted, because a number of newer ones is enough."""
+
+    backup: str
+    label: str
+
+
+class Restored(Event, frozen=True, kw_only=True):
+    """A new life of the log begins: it was put back from a backup, and goes on after the backup's last event."""
+
+    backup: str
+    position: int  # of the backup's last event
+    hash: str
+    left_behind: int = 0  # events of the old life after that one; 0 also where no old life was known
+    erased_again: int = 0  # records that the old life had erased after the backup
+
+
+class Archived(Event, frozen=True, kw_only=True):
+    """The payloads of old events were moved out of the database, into a sealed segment that reads the same."""
+
+    first: int  # positions, both included
+    last: int
+    artifact: str
+    prev_hash: str  # of the event before `first`, hex
+    last_hash: str
+    bytes: int  # of the segment
 
 
 def all_event_types() -> dict[str, type[Event]]:

@@ -377,5 +377,10 @@ HANDLERS: dict[type[e.Event], Callable[[Rows, Recorded, Any], None]] = {
     e.LoopResumed: _resumed,
 }
 
-# they open work or change who may write; the loop's state holds that, no row does
-IGNORED: frozenset[type[e.Event]] = frozenset({e.TrainingRequested, e.EvaluationRequested, e.LeaseAcquired})
+# they open work, change who may write or tell of copies: no row holds that
+IGNORED: frozenset[type[e.Event]] = frozenset(
+    {
+        e.TrainingRequested, e.EvaluationRequested, e.LeaseAcquired, e.BackupCompleted, e.BackupRemoved, e.Restored,
+        e.Archived,
+    }
+)  # fmt: skip

@@ -7,6 +7,7 @@ transactions, so any number of processes may write.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -23,11 +24,21 @@ from store.codec import CODEC, Codec
 from store.database import Database, raw
 from store.errors import Conflict, Corrupt, DuplicateContent, StaleEpoch, StoreError
 from store.events import Event, LeaseAcquired
+from store.kill_points import reached
 
 COLUMNS = (
     "position, event_id, stream, version, type, schema_version, recorded_at, actor, "
     "correlation_id, causation_id, epoch, payload, prev_hash, hash"
 )
+
+
+def payload_of(table: str = "events") -> str:
+    """SQL for an event's payload, wherever it lies (see `store.segments`); never read the column itself."""
+    return f"CASE {table}.payload WHEN '' THEN archived({table}.position) ELSE {table}.payload END"
+
+
+# for reading; `payload` is the last but three
+SELECTED = COLUMNS.replace(" payload,", f" {payload_of()} AS payload,")
 GENESIS = bytes(32)  # prev_hash of the first event
 # rows of one read: small enough to stay in the processor's cache (8192 reads at two thirds of the speed), and no
 # snapshot is held from one page to the next
@@ -36,9 +47,11 @@ PAGE = 512
 _INSERT = f"INSERT INTO events ({COLUMNS}) VALUES ({', '.join('?' * 14)})"  # noqa: S608
 _HEAD = "SELECT position, hash, (SELECT epoch FROM lease) FROM events ORDER BY position DESC LIMIT 1"
 _VERSION = "SELECT max(version) FROM events WHERE stream = ?"
-_PAGE = f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
-_STREAM = f"SELECT {COLUMNS} FROM events WHERE stream = ? AND version > ? ORDER BY version"  # noqa: S608
-_BY_ID = f"SELECT {COLUMNS} FROM events WHERE event_id = ?"  # noqa: S608
+_PAGE = f"SELECT {SELECTED} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
+_STORED_PAGE = _PAGE.replace(SELECTED, COLUMNS)
+_STREAM = f"SELECT {SELECTED} FROM events WHERE stream = ? AND version > ? ORDER BY version"  # noqa: S608
+_BY_ID = f"SELECT {SELECTED} FROM events WHERE event_id = ?"  # noqa: S608
+_STORED_BY_ID = f"SELECT {COLUMNS} FROM events WHERE event_id = ?"  # noqa: S608
 
 _NAMESPACE = uuid.UUID("6f1e9c1a-5b0e-5f5e-9a5e-7d3c1b0a8e42")
 _encode_columns = msgspec.msgpack.Encoder().encode
@@ -140,11 +153,7 @@ class Log:
                 cursor = raw(connection).cursor()
                 head = cursor.execute(_HEAD).fetchone()
                 position, last_hash, lease = head or (0, GENESIS, 0)
-                if epoch is not None and epoch < lease:
-                    raise StaleEpoch(
-                        f"this daemon's lease ({epoch}) was taken over ({lease})",
-                        hint="Another daemon runs this workspace now; stop this one.",
-                    )
+                _check_lease(epoch, lease)
                 done = self._known(cursor, drafts, encoded)
                 if all(found is not None for found in done):
                     return [found for found in done if found is not None]
@@ -183,7 +192,27 @@ class Log:
                 cursor.close()
                 if within is not None:
                     within(connection)
+                reached("log.written")
+            reached("log.committed")
         return result
+
+    def check_lease(self, epoch: int) -> None:
+        """Raises StaleEpoch when a newer daemon than that of `epoch` holds the lease."""
+        _check_lease(epoch, self.epoch())
+
+    @contextlib.contextmanager
+    def fenced(self, epoch: int | None) -> Iterator[None]:
+        """Hold the right to write while something outside the database is done that only the newest daemon may do.
+
+        No daemon can take over before the block ends; so keep it to a rename. None: a writer without a lease.
+
+        Raises:
+            StaleEpoch: a newer daemon holds the lease.
+            StoreError: somebody else writes for longer than the busy timeout.
+        """
+        with self._database.writing() as connection:
+            _check_lease(epoch, raw(connection).execute("SELECT epoch FROM lease").fetchone()[0])
+            yield
 
     def _writer(self) -> Connection:
         if self._connection is None or self._connection.closed or self._connection.invalidated:
@@ -198,7 +227,7 @@ class Log:
         for draft, (name, schema, payload) in zip(drafts, encoded, strict=True):
             row = None
             if draft.event_id is not None:
-                row = cursor.execute(_BY_ID, (draft.event_id,)).fetchone()
+                row = _row_by_id(cursor, draft.event_id, payload)
             if row is None:
                 done.append(None)
                 continue
@@ -220,12 +249,15 @@ class Log:
         for page in self.pages(after, limit):
             yield from self.decoded(page)
 
-    def pages(self, after: int = 0, limit: int | None = None) -> Iterator[list[tuple[Any, ...]]]:
-        """Raw rows (`COLUMNS`) in lists of at most `PAGE`."""
+    def pages(
+        self, after: int = 0, limit: int | None = None, *, as_stored: bool = False
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """Raw rows (`COLUMNS`) in lists of at most `PAGE`; with `as_stored`, archived payloads are left empty."""
+        query = _STORED_PAGE if as_stored else _PAGE
         while limit is None or limit > 0:
             with self._database.reading() as connection:
                 size = PAGE if limit is None else min(PAGE, limit)
-                page = raw(connection).execute(_PAGE, (after, size)).fetchall()
+                page = raw(connection).execute(query, (after, size)).fetchall()
             if page:
                 yield page
             if len(page) < size:
@@ -270,8 +302,11 @@ class Log:
             return int(raw(connection).execute(_VERSION, (name,)).fetchone()[0] or 0)
 
     def select(self, where: str, values: Sequence[Any], *, limit: int | None = None) -> list[Recorded]:
-        """The newest `limit` events that meet an SQL condition over the events' columns, oldest first."""
-        query = f"SELECT {COLUMNS} FROM events WHERE {where} ORDER BY position DESC LIMIT ?"  # noqa: S608
+        """The newest `limit` events that meet an SQL condition over the events' columns, oldest first.
+
+        A condition on the payload asks for `payload_of()`, not for the column.
+        """
+        query = f"SELECT {SELECTED} FROM events WHERE {where} ORDER BY position DESC LIMIT ?"  # noqa: S608
         with self._database.reading() as connection:
             rows = raw(connection).execute(query, (*values, -1 if limit is None else limit)).fetchall()
         return self.decoded(rows[::-1])
@@ -299,6 +334,18 @@ class Log:
                 self._connection = None
 
 
+def _row_by_id(cursor: Any, event_id: str, payload: str) -> tuple[Any, ...] | None:
+    """The row of an id. An archived one is compared by its hash first: an append must not need old segments."""
+    row: tuple[Any, ...] | None = cursor.execute(_STORED_BY_ID, (event_id,)).fetchone()
+    if row is None or row[11]:
+        return row
+    filled = (*row[:11], payload, *row[12:])
+    if chain_hash(filled[:13]) == row[13]:
+        return filled
+    found: tuple[Any, ...] = cursor.execute(_BY_ID, (event_id,)).fetchone()
+    return found
+
+
 def _versions(
     cursor: Any, drafts: Sequence[Draft], done: Sequence[Recorded | None], expected: Mapping[str, int]
 ) -> dict[str, int]:
@@ -319,6 +366,14 @@ def _is_time(value: object) -> bool:
         return datetime.fromisoformat(value).tzinfo is not None  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False
+
+
+def _check_lease(epoch: int | None, lease: int) -> None:
+    if epoch is not None and epoch < lease:
+        raise StaleEpoch(
+            f"this daemon's lease ({epoch}) was taken over ({lease})",
+            hint="Another daemon runs this workspace now; this one ends.",
+        )
 
 
 def _take_lease(cursor: Any, event: LeaseAcquired, lease: int) -> int:

@@ -17,7 +17,8 @@ from sqlalchemy.engine import Connection
 
 from store.database import Database, raw
 from store.folds import apply
-from store.log import COLUMNS, Log, Recorded
+from store.kill_points import reached
+from store.log import SELECTED, Log, Recorded
 from store.rows import BLANKS, KEYS, Row
 
 VERSION = 2  # raise it with any change of a table or a fold: old tables are then rebuilt
@@ -25,7 +26,7 @@ CURSOR = "read-tables"
 BATCH = 2000  # events of one transaction: it holds the write lock for some tens of milliseconds
 SHADOW = "shadow_"
 
-PAGE_QUERY = f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
+PAGE_QUERY = f"SELECT {SELECTED} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
 
 
 class RowBatch:
@@ -105,6 +106,7 @@ class Projections:
                 if read_cursor(raw(connection)) is None:
                     continue
                 done, _ = self._step(connection, "", CURSOR, batch)
+                reached("projections.folded")
             folded += done
 
     def rebuild(self, *, batch: int = BATCH, progress: Callable[[int], object] | None = None) -> int:
@@ -127,7 +129,9 @@ class Projections:
                     folded += done
                     if done < batch:  # nothing can be appended before this transaction ends
                         self._swap(connection, position)
+                        reached("projections.swapped")
                         caught_up = True
+                reached("projections.shadow_filled")
                 if progress is not None:
                     progress(position)
         return folded

@@ -9,8 +9,8 @@ import msgspec
 from sqlalchemy.engine import Engine
 from sqlmodel import Session, col, select
 
-from store.database import raw
-from store.log import Log, Recorded
+from store.database import DRIVER, raise_told, raw
+from store.log import Log, Recorded, payload_of
 from store.tables import AdapterRow, DeploymentRow, EvaluationRow, RecordRow, RunRow, TaskRow
 
 _LABEL_EVENTS = "('LabelGiven', 'LabelWithdrawn')"
@@ -98,8 +98,8 @@ def labelled(read: Engine, task: str, side: str | None = None, up_to: int | None
           AND label IS NOT NULL AND label_position <= :up_to
         UNION ALL
         -- labelled, relabelled or withdrawn later: what stood then is in the record's stream
-        SELECT r.record_id, json_extract(e.payload, '$.label'), r.side, r.audit, r.cluster,
-               json_extract(e.payload, '$.annotator'), e.position
+        SELECT r.record_id, json_extract({payload_of("e")}, '$.label'), r.side, r.audit, r.cluster,
+               json_extract({payload_of("e")}, '$.annotator'), e.position
         FROM records r JOIN events e ON e.stream = 'record/' || r.record_id AND e.version = (
             SELECT max(version) FROM events
             WHERE stream = 'record/' || r.record_id AND position <= :up_to AND type IN {_LABEL_EVENTS})
@@ -108,7 +108,11 @@ def labelled(read: Engine, task: str, side: str | None = None, up_to: int | None
         ORDER BY 7"""  # noqa: S608
     last = (1 << 62) if up_to is None else up_to
     with read.connect() as connection:
-        rows = raw(connection).execute(now, {"task": task, "side": side, "up_to": last}).fetchall()
+        try:
+            rows = raw(connection).execute(now, {"task": task, "side": side, "up_to": last}).fetchall()
+        except DRIVER.Error as error:
+            raise_told(error)
+            raise
     return [
         Labelled(record_id, label, its_side, bool(audit), cluster, annotator, position)
         for record_id, label, its_side, audit, cluster, annotator, position in rows
@@ -195,7 +199,7 @@ def history(
     """
     conditions, values = ["position > ?"], list[object]([after])
     if task is not None:
-        conditions.append("json_extract(payload, '$.task') = ?")
+        conditions.append(f"json_extract({payload_of()}, '$.task') = ?")
         values.append(task)
     if types:
         conditions.append(f"type IN ({', '.join('?' * len(types))})")

@@ -19,6 +19,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from store.database import Database, raw
+from store.disk import create_whole
 from store.errors import DuplicateContent, StoreError
 
 _CHUNK = 500  # ids of one IN (...)
@@ -240,13 +241,8 @@ class Texts:
 
 def load_secret(path: Path) -> bytes:
     """The workspace's 32 random bytes; made once, for the owner only."""
-    try:
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
-        pass
+    if not path.exists():
+        create_whole(path, secrets.token_bytes(32))
     secret = path.read_bytes()
     if len(secret) != 32:
         raise StoreError(f"{path} is damaged", hint="Restore it from the last backup.")

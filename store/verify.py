@@ -15,10 +15,11 @@ from sqlalchemy import create_engine
 from store.codec import CODEC
 from store.database import DRIVER, raw
 from store.errors import Corrupt, TuneloopError
-from store.events import Event
-from store.log import GENESIS, Head, chain_hash
+from store.events import Archived, Event
+from store.log import GENESIS, Head, chain_hash, payload_of
 from store.projections import PAGE_QUERY, create, fold, read_cursor
 from store.rows import BLANKS, KEYS
+from store.segments import known_segments
 from store.texts import text_digest
 from store.workspace import Workspace
 
@@ -26,7 +27,9 @@ Level = Literal["ok", "warn", "fail"]
 Row = Sequence[Any]
 MOST = 50  # findings of one check
 
-_TRIGGERS = ("events_are_never_deleted", "events_are_never_updated")
+_TRIGGERS = (
+    "events_are_never_deleted", "events_are_never_updated", "segments_are_never_deleted", "segments_are_never_updated",
+)  # fmt: skip
 _ARTIFACT_FIELDS = ("artifact", "control")
 
 
@@ -50,6 +53,7 @@ def verify(workspace: Workspace, *, anchor: Head | None = None) -> list[Finding]
     checks: list[tuple[str, Callable[[], Iterator[Finding | str]]]] = [
         ("database", lambda: _database(workspace)),
         ("log", lambda: _log(workspace, anchor, artifacts)),
+        ("archive", lambda: _archive(workspace)),
         ("streams", lambda: _streams(workspace)),
         ("texts", lambda: _texts(workspace)),
         ("read tables", lambda: _read_tables(workspace)),
@@ -69,6 +73,8 @@ def sound(findings: Iterable[Finding]) -> bool:
 def check_chain(pages: Iterable[Sequence[Row]], head: Head) -> Iterator[Finding]:
     """Recompute the hashes of rows (`store.log.COLUMNS`) that should follow `head`; one finding per break.
 
+    Of a row whose payload is None, because its segment cannot be read, only the place in the chain is checked.
+
     After a break the check goes on from what is stored, so that each change is named once.
     """
     position, previous = head.position, head.hash
@@ -78,8 +84,7 @@ def check_chain(pages: Iterable[Sequence[Row]], head: Head) -> Iterator[Finding]
             if row[0] != position:
                 yield _fail("log", f"events {position} to {row[0] - 1} are missing", position)
                 position, previous = row[0], row[12]
-            digest = chain_hash(row[:13])
-            if digest != row[13]:
+            if row[11] is not None and chain_hash(row[:13]) != row[13]:
                 yield _fail("log", f"event {position} was changed: its hash does not fit its columns", position)
             elif row[12] != previous:
                 at = max(position - 1, 1)
@@ -137,12 +142,16 @@ def _log(workspace: Workspace, anchor: Head | None, artifacts: dict[str, int]) -
     count, newest_lease = 0, 0
 
     problems: list[Finding] = []
+    unreadable: dict[str, int] = {}  # what is wrong with a segment -> first position that it concerns
 
     def watched() -> Iterator[Sequence[Row]]:
         nonlocal count, newest_lease
-        for page in workspace.log.pages():
+        for stored in workspace.log.pages(as_stored=True):
+            page = _filled(workspace, stored, unreadable)
             count = page[-1][0]
             for row in page:
+                if row[11] is None:
+                    continue
                 try:
                     event = CODEC.decode(row[4], row[5], row[11], row[0])
                 except Corrupt as error:
@@ -157,6 +166,7 @@ def _log(workspace: Workspace, anchor: Head | None, artifacts: dict[str, int]) -
             yield page
 
     yield from check_chain(watched(), Head(0, GENESIS))
+    yield from (_fail("log", message, position) for message, position in unreadable.items())
     yield from problems
     with workspace.database.reading() as connection:
         last, lease = (
@@ -166,9 +176,62 @@ def _log(workspace: Workspace, anchor: Head | None, artifacts: dict[str, int]) -
         )
     if (last or 0) > workspace.log.head().position or (anchor is not None and anchor.position > count):
         yield _fail("log", f"the last events are missing: {last} were appended", count + 1)
-    if lease != newest_lease and workspace.log.head().position == count:
+    if lease != newest_lease and not unreadable and workspace.log.head().position == count:
         yield _fail("log", f"the lease says epoch {lease}, the log {newest_lease}")
     yield f"{count} events, hashes and payloads hold; head {workspace.log.head().hash.hex()[:12]}"
+
+
+def _filled(workspace: Workspace, page: Sequence[Row], unreadable: dict[str, int]) -> list[Row]:
+    """Rows with the payloads that were archived; None where a segment cannot be read, which is noted once."""
+    if all(row[11] for row in page):
+        return list(page)
+    filled: list[Row] = []
+    with workspace.database.reading() as connection:
+        for row in page:
+            payload = row[11]
+            if not payload:
+                try:
+                    payload = workspace.segments.payload(raw(connection), row[0])
+                except Corrupt as error:
+                    unreadable.setdefault(error.message, row[0])
+                    payload = None
+            filled.append((*row[:11], payload, *row[12:]))
+    return filled
+
+
+def _archive(workspace: Workspace) -> Iterator[Finding | str]:
+    """Segments cover the log's beginning without gap, as the events `Archived` say, and end where the chain is."""
+    with workspace.database.reading() as connection:
+        segments = known_segments(raw(connection))
+        hashes = dict(
+            raw(connection)
+            .execute(
+                "SELECT position, hash FROM events WHERE position IN (SELECT last FROM segments UNION SELECT first - 1 "
+                "FROM segments)"
+            )
+            .fetchall()
+        )
+    told: dict[int, Archived] = {}
+    for recorded in workspace.log.select("type = 'Archived'", []):
+        if isinstance(recorded.event, Archived):
+            told[recorded.event.first] = recorded.event
+    end = 0
+    for segment in segments:
+        name = f"segment {segment.artifact[:19]} (events {segment.first} to {segment.last})"
+        event = told.pop(segment.first, None)
+        if segment.first != end + 1:
+            yield _fail("archive", f"events {end + 1} to {segment.first - 1} lie in no segment", end + 1)
+        end = segment.last
+        if event is None or (event.last, event.artifact) != (segment.last, segment.artifact):
+            yield _fail("archive", f"{name} is not what the log says", segment.first)
+        elif (hashes.get(segment.first - 1, GENESIS).hex(), hashes.get(segment.last, b"").hex()) != (
+            event.prev_hash,
+            event.last_hash,
+        ):
+            yield _fail("archive", f"{name} does not fit the chain around it", segment.first)
+    for event in told.values():
+        yield _fail("archive", f"events {event.first} to {event.last} were archived, their segment is unknown")
+    yield f"{len(segments)} segments, up to event {end}" if segments else "nothing was archived"
 
 
 def _streams(workspace: Workspace) -> Iterator[Finding | str]:
@@ -193,7 +256,8 @@ def _texts(workspace: Workspace) -> Iterator[Finding | str]:
     count = 0
     with workspace.database.reading() as connection:
         rows = raw(connection).execute(
-            "SELECT t.record_id, t.text, t.salt, t.digest, e.position, json_extract(e.payload, '$.text_digest') "
+            "SELECT t.record_id, t.text, t.salt, t.digest, e.position, "  # noqa: S608
+            f"json_extract({payload_of('e')}, '$.text_digest') "
             "FROM texts t LEFT JOIN events e ON e.stream = 'record/' || t.record_id AND e.type = 'RecordReceived'"
         )
         for record_id, text, salt, digest, position, told in rows:
@@ -208,7 +272,7 @@ def _texts(workspace: Workspace) -> Iterator[Finding | str]:
             raw(connection)
             .execute(
                 "SELECT e.stream, e.position FROM events e "
-                "LEFT JOIN texts t ON t.record_id = json_extract(e.payload, '$.record_id') "
+                "LEFT JOIN texts t ON t.record_id = substr(e.stream, 8) "
                 "WHERE e.type = 'RecordReceived' AND t.text IS NULL AND NOT EXISTS ("
                 "  SELECT 1 FROM events x WHERE x.stream = e.stream AND x.type = 'RecordErased') LIMIT ?",
                 (MOST,),

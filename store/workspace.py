@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -9,14 +13,17 @@ from sqlalchemy.engine import Engine
 
 from store.artifacts import Artifacts
 from store.database import Database
+from store.disk import make_folder, sync
 from store.errors import UsageError
 from store.log import Log
 from store.projections import Projections
+from store.segments import Segments
 from store.texts import Texts, load_secret
 
 SETTINGS = "tuneloop.toml"
 HOME = ".tuneloop"
 DATABASE = "tuneloop.sqlite"
+RENDERING = "rendering.lock"
 SECRET = "secret"  # noqa: S105  the file's name
 
 
@@ -32,6 +39,7 @@ class Paths:
         self.secret = self.home / SECRET
         self.quarantine = self.home / "quarantine"  # lines that could not be taken in
         self.claimed = self.home / "claimed"  # inbox files being read
+        self.done = self.home / "done"  # notes of inbox files that were read; older workspaces have the files
         self.run = self.home / "run"  # locks, ports and addresses of what runs now
         self.runs = self.home / "runs"  # run folders of steps
         self.artifacts = self.home / "artifacts"
@@ -39,11 +47,12 @@ class Paths:
         self.logs = self.home / "logs"
         self.wandb = self.home / "wandb"
         self.cache = self.home / "cache"
+        self.notify = self.home / "notify"  # what each target of notifications has still to be told
 
     def folders(self) -> tuple[Path, ...]:
         return (
             self.home, self.inbox, self.quarantine, self.claimed, self.run, self.runs, self.artifacts, self.production,
-            self.logs, self.wandb, self.cache,
+            self.logs, self.wandb, self.cache, self.notify,
         )  # fmt: skip
 
 
@@ -54,12 +63,33 @@ class Workspace:
         self.root = root
         self.paths = Paths(root)
         for folder in self.paths.folders():
-            folder.mkdir(mode=0o700, exist_ok=True)
-        self.database = Database(self.paths.database)
+            make_folder(folder)
+        self.artifacts = Artifacts(self.paths.artifacts)
+        self.segments = Segments(self.artifacts)
+        self.database = Database(self.paths.database, payloads=self.segments.payload)
         self.log = Log(self.database)
         self.texts = Texts(self.database, load_secret(self.paths.secret))
-        self.artifacts = Artifacts(self.paths.artifacts)
         self.projections = Projections(self.database, self.log)
+
+    @contextmanager
+    def rendering(self) -> Iterator[None]:
+        """Held by whoever reads texts and writes them to files, from the reading to the end of the writing."""
+        with (self.paths.run / RENDERING).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    def wait_for_renderers(self, seconds: float) -> bool:
+        """Whether everybody who was `rendering` has ended within `seconds`: what they read is in their files by now."""
+        deadline = time.monotonic() + seconds
+        with (self.paths.run / RENDERING).open("w") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        return False
+                    time.sleep(0.05)
 
     @property
     def read(self) -> Engine:
@@ -69,14 +99,15 @@ class Workspace:
     @classmethod
     def create(cls, root: Path) -> Workspace:
         """Make the folders, the database and, where it is missing, an empty tuneloop.toml. Repeating it is harmless."""
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         root = root.resolve()
         settings = root / SETTINGS
         if not settings.exists():
             settings.touch(mode=0o600)
-        (root / HOME).mkdir(mode=0o700, exist_ok=True)
         workspace = cls(root)
         workspace.projections.catch_up()
+        sync(root)
+        sync(root / HOME)
         return workspace
 
     @classmethod

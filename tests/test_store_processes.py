@@ -127,6 +127,25 @@ def test_kill_9_inside_a_transaction_leaves_no_trace(root: Path) -> None:
         assert workspace.log.version("record/never") == 0
 
 
+CLAIM = """
+import fcntl, sys
+SHARED_FIRST, SHARED_SIZE = 0x40000002, 510  # the bytes that every connection locks: sqlite.org/fileformat2.html
+with open(sys.argv[1], "r+b") as file:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, SHARED_SIZE, SHARED_FIRST)
+        print("free")
+    except BlockingIOError:
+        print("locked")
+"""
+
+
+def test_opening_a_workspace_twice_keeps_the_locks_of_the_first(root: Path) -> None:
+    with Workspace.open(root) as first, Workspace.open(root):
+        claim = [sys.executable, "-c", CLAIM, str(first.paths.database)]
+        done = subprocess.run(claim, capture_output=True, text=True, cwd=HERE.parent, timeout=60)
+        assert done.stdout == "locked\n", done
+
+
 def test_two_logs_in_one_process_share_the_file(tmp_path: Path) -> None:
     from store_helpers import NOW, received
 

@@ -66,7 +66,7 @@ def test_a_sound_workspace_is_said_to_be_so(workspace: Workspace) -> None:
     findings = verify(workspace)
     assert {finding.level for finding in findings} == {"ok"}, findings
     assert [finding.check for finding in findings] == [
-        "database", "log", "streams", "texts", "read tables", "artifacts",
+        "database", "log", "archive", "streams", "texts", "read tables", "artifacts",
     ]  # fmt: skip
     assert sound(findings)
 
