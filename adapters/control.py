@@ -1,7 +1,10 @@
 """The control: TF-IDF and logistic regression on the same labels that an adapter is trained on.
 
 It learns in under a second and is hard to beat on few examples, so it stands in every comparison. It needs
-scikit-learn (imported when used) and never torch. It is saved as JSON and plain arrays, nothing is pickled.
+scikit-learn (imported when used) and never torch. It is saved as JSON and plain arrays, nothing is pickled, and no
+piece of a text is in it: n-grams are hashed to columns (Weinberger et al. 2009, "Feature hashing for large scale
+multitask learning"), and only the numbers of the columns are kept. Whoever has the file can still ask whether it
+knows the hash of a guessed word.
 """
 
 from __future__ import annotations
@@ -18,8 +21,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-FORMAT = 1
+    Ids = npt.NDArray[np.int32]
+    Values = npt.NDArray[np.float64]
+
+FORMAT = 2
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # values of C that cross-validation chooses from
+COLUMNS = 1 << 22  # of each view: with 100,000 different n-grams about one in 40 shares its column
 _VIEWS: dict[str, dict[str, Any]] = {
     "word": {"analyzer": "word", "ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"},
     "char": {"analyzer": "char_wb", "ngram_range": (2, 5)},
@@ -32,29 +39,18 @@ class Control:
     def __init__(
         self,
         labels: list[str],
-        vocabularies: dict[str, list[str]],
-        idf: dict[str, npt.NDArray[np.float64]],
-        weights: npt.NDArray[np.float64],
-        bias: npt.NDArray[np.float64],
+        columns: dict[str, Ids],
+        idf: dict[str, Values],
+        weights: Values,
+        bias: Values,
         strength: float,
         cross_validated: float | None,
     ) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
+        """`columns`: for each view the hashed columns in use, ascending; `weights`: a column for each, view by view."""
         self.labels = labels
         self.strength = strength  # the C that was chosen
         self.cross_validated = cross_validated  # accuracy of that C, None where there were too few examples
-        self._vocabularies, self._idf, self._weights, self._bias = vocabularies, idf, weights, bias
-        self._views = []
-        for name, options in _VIEWS.items():
-            view = TfidfVectorizer(
-                **options,
-                lowercase=True,
-                sublinear_tf=True,
-                vocabulary={t: i for i, t in enumerate(vocabularies[name])},
-            )
-            view.idf_ = idf[name]
-            self._views.append(view)
+        self._columns, self._idf, self._weights, self._bias = columns, idf, weights, bias
 
     @classmethod
     def fit(
@@ -70,7 +66,6 @@ class Control:
         """
         import numpy as np
         from scipy import sparse
-        from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.model_selection import StratifiedKFold, cross_val_score
 
         if len(texts) != len(labels):
@@ -80,13 +75,20 @@ class Control:
             raise InputError(
                 f"the control needs at least two different labels, not {len(found)}", hint="Label more examples."
             )
-        views = {
-            name: TfidfVectorizer(**options, lowercase=True, sublinear_tf=True) for name, options in _VIEWS.items()
-        }
-        try:
-            features = sparse.hstack([view.fit_transform(texts) for view in views.values()], format="csr")
-        except ValueError as error:  # scikit-learn's "empty vocabulary"
-            raise InputError(f"the texts hold no words: {error}", hint="Check the texts.") from error
+        columns: dict[str, Ids] = {}
+        idf: dict[str, Values] = {}
+        blocks = []
+        for name in _VIEWS:
+            counts = _counts(name, texts)
+            columns[name] = np.unique(counts.indices).astype(np.int32)
+            counts = _narrowed(counts, columns[name])
+            # as scikit-learn smooths it: as if one more text held every n-gram
+            seen = np.bincount(counts.indices, minlength=len(columns[name]))
+            idf[name] = np.log((1 + len(texts)) / (1 + seen)) + 1
+            blocks.append(_weighted(counts, idf[name]))
+        if not any(len(ids) for ids in columns.values()):
+            raise InputError("the texts hold no words", hint="Check the texts.")
+        features = sparse.hstack(blocks, format="csr")
         # With an L2 penalty the weights lie in the span of the examples, so the regression is solved exactly in
         # the coordinates of that span: as many columns as examples instead of tens of thousands of n-grams.
         values, vectors = np.linalg.eigh((features @ features.T).toarray())
@@ -107,9 +109,7 @@ class Control:
         bias = model.intercept_
         if len(found) == 2:  # scikit-learn keeps one row for two classes
             weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-        vocabularies = {name: [str(term) for term in view.get_feature_names_out()] for name, view in views.items()}
-        idf = {name: view.idf_ for name, view in views.items()}
-        return cls([str(c) for c in model.classes_], vocabularies, idf, weights, bias, chosen, best)
+        return cls([str(c) for c in model.classes_], columns, idf, weights, bias, chosen, best)
 
     def predict_proba(self, texts: Sequence[str]) -> list[dict[str, float]]:
         """Label -> probability for each text; the labels are those seen in `fit`."""
@@ -118,7 +118,8 @@ class Control:
 
         if not texts:
             return []
-        features = sparse.hstack([view.transform(texts) for view in self._views], format="csr")
+        blocks = [_weighted(_narrowed(_counts(name, texts), self._columns[name]), self._idf[name]) for name in _VIEWS]
+        features = sparse.hstack(blocks, format="csr")
         scores = features @ self._weights.T + self._bias
         scores -= scores.max(axis=1, keepdims=True)
         shares = np.exp(scores)
@@ -139,15 +140,16 @@ class Control:
             "labels": self.labels,
             "strength": self.strength,
             "cross_validated": self.cross_validated,
-            "vocabularies": self._vocabularies,
+            "columns": COLUMNS,
         }
         (folder / "control.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
         arrays: dict[str, Any] = {f"idf_{name}": values for name, values in self._idf.items()}
+        arrays.update({f"columns_{name}": ids for name, ids in self._columns.items()})
         np.savez(folder / "weights.npz", weights=self._weights, bias=self._bias, **arrays)
 
     @classmethod
     def load(cls, folder: Path) -> Control:
-        """Read a saved control.
+        """Read a saved control; one of format 1, which held the n-grams themselves, is hashed on the way in.
 
         Raises:
             ArtifactError: a file is missing, damaged or of another format.
@@ -156,24 +158,87 @@ class Control:
 
         try:
             about = json.loads((folder / "control.json").read_text(encoding="utf-8"))
-            if about["format"] != FORMAT:
+            if about["format"] not in (1, FORMAT):
                 raise ValueError(f"format {about['format']}, not {FORMAT}")
             with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
                 idf = {name: arrays[f"idf_{name}"] for name in _VIEWS}
                 weights, bias = arrays["weights"], arrays["bias"]
-            vocabularies = {name: about["vocabularies"][name] for name in _VIEWS}
-            width = sum(len(terms) for terms in vocabularies.values())
+                if about["format"] == 1:
+                    columns, idf, weights = _hashed(about["vocabularies"], idf, weights)
+                elif about["columns"] != COLUMNS:
+                    raise ValueError(f"{about['columns']} columns, not {COLUMNS}")
+                else:
+                    columns = {name: arrays[f"columns_{name}"] for name in _VIEWS}
+            width = sum(len(ids) for ids in columns.values())
             if weights.shape != (len(about["labels"]), width) or bias.shape != (len(about["labels"]),):
                 raise ValueError(f"weights of shape {weights.shape}")
-            if any(len(idf[name]) != len(vocabularies[name]) for name in _VIEWS):
-                raise ValueError("vocabulary and weights are of different length")
-            return cls(
-                about["labels"], vocabularies, idf, weights, bias, float(about["strength"]), about["cross_validated"]
-            )
+            for name, ids in columns.items():
+                if len(idf[name]) != len(ids) or (np.diff(ids) <= 0).any():
+                    raise ValueError(f"the columns of {name} and their weights do not fit")
+            return cls(about["labels"], columns, idf, weights, bias, float(about["strength"]), about["cross_validated"])
         except Exception as error:  # zip, JSON, key, shape: whatever is off, the folder is not a control
             raise ArtifactError(
                 f"{folder} is not a saved control: {error}", hint="Train again, or restore the folder from a backup."
             ) from error
+
+
+def _counts(view: str, texts: Sequence[str]) -> Any:
+    """How often each hashed n-gram is in each text: a sparse matrix of `COLUMNS` columns."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    hashing = HashingVectorizer(**_VIEWS[view], lowercase=True, n_features=COLUMNS, norm=None, alternate_sign=False)
+    return hashing.transform(texts)
+
+
+def _narrowed(counts: Any, columns: Ids) -> Any:
+    """The same matrix with only the given columns (ascending), in their order."""
+    import numpy as np
+    from scipy import sparse
+
+    place = np.searchsorted(columns, counts.indices)
+    known = columns[np.minimum(place, len(columns) - 1)] == counts.indices if len(columns) else place < 0
+    ends = np.concatenate([[0], np.cumsum(known)])[counts.indptr]
+    return sparse.csr_matrix((counts.data[known], place[known], ends), shape=(counts.shape[0], len(columns)))
+
+
+def _weighted(counts: Any, idf: Values) -> Any:
+    """TF-IDF with sublinear counts, each row of length 1."""
+    import numpy as np
+    from sklearn.preprocessing import normalize
+
+    weighted = counts.copy()
+    weighted.data = (np.log(weighted.data) + 1) * idf[weighted.indices]
+    return normalize(weighted, copy=False) if weighted.nnz else weighted
+
+
+def _hashed(
+    vocabularies: dict[str, list[str]], idf: dict[str, Values], weights: Values
+) -> tuple[dict[str, Ids], dict[str, Values], Values]:
+    """Format 1's n-grams as hashed columns: (columns, idf, weights). N-grams that meet in a column share the mean of
+    their weights and idf."""
+    import numpy as np
+    from sklearn.feature_extraction import FeatureHasher
+
+    columns: dict[str, Ids] = {}
+    kept: dict[str, Values] = {}
+    blocks = []
+    start = 0
+    for name in _VIEWS:
+        terms = vocabularies[name]
+        own = weights[:, start : start + len(terms)]
+        start += len(terms)
+        if len(idf[name]) != len(terms) or own.shape[1] != len(terms):
+            raise ValueError("vocabulary and weights are of different length")
+        hasher = FeatureHasher(COLUMNS, input_type="string", alternate_sign=False)
+        ids, place = np.unique(hasher.transform([[term] for term in terms]).indices, return_inverse=True)
+        sizes = np.bincount(place, minlength=len(ids))
+        kept[name] = np.bincount(place, idf[name], minlength=len(ids)) / sizes
+        rows = [np.bincount(place, row, minlength=len(ids)) / sizes for row in own]
+        blocks.append(np.asarray(rows).reshape(len(weights), len(ids)))
+        columns[name] = ids.astype(np.int32)
+    if start != weights.shape[1]:
+        raise ValueError(f"weights of shape {weights.shape}")
+    return columns, kept, np.hstack(blocks)
 
 
 def _regression(strength: float) -> Any:

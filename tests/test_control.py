@@ -71,13 +71,49 @@ def test_saved_and_loaded_it_answers_the_same_without_pickle(control: Control, t
     texts = ["charged twice", "freezes", "Привет"]
     assert again.predict_proba(texts) == control.predict_proba(texts)
     with np.load(tmp_path / "control" / "weights.npz", allow_pickle=False) as arrays:
-        assert all(arrays[name].dtype == np.float64 for name in arrays.files)
+        kinds = {name: arrays[name].dtype.kind for name in arrays.files}
+        assert set(kinds.values()) == {"f", "i"} and all(
+            kind == "i" for name, kind in kinds.items() if name.startswith("columns")
+        )
+
+
+def test_no_piece_of_a_text_is_in_what_is_saved(control: Control, tmp_path: Path) -> None:
+    """A dataset artifact is kept for good; the words of a customer must not be read back from it."""
+    control.save(tmp_path)
+    saved = (tmp_path / "control.json").read_bytes() + (tmp_path / "weights.npz").read_bytes()
+    words = {word for text, _ in PAIRS for word in text.split() if len(word) > 4} - set(TEXTS)
+    assert len(words) > 20 and [word for word in words if word.encode() in saved] == []
+
+
+def test_a_control_of_the_first_format_still_answers(tmp_path: Path) -> None:
+    """Format 1 kept its n-grams as words: written here as it was, with scikit-learn alone."""
+    from scipy import sparse
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    views = {
+        "word": TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),  # noqa: S106
+        "char": TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
+    }
+    features = sparse.hstack([view.fit_transform([text for text, _ in PAIRS]) for view in views.values()])
+    model = LogisticRegression(C=3.0, class_weight="balanced").fit(features, [label for _, label in PAIRS])
+    labels = [str(label) for label in model.classes_]
+    vocabularies = {name: view.get_feature_names_out().tolist() for name, view in views.items()}
+    about = {"format": 1, "labels": labels, "strength": 3.0, "cross_validated": None, "vocabularies": vocabularies}
+    (tmp_path / "control.json").write_text(json.dumps(about))
+    idf = {f"idf_{name}": view.idf_ for name, view in views.items()}
+    np.savez(tmp_path / "weights.npz", weights=model.coef_, bias=model.intercept_, **idf)
+    asked = ["invoice for the app", "opening hours", "login crashes"]
+    theirs = model.predict_proba(sparse.hstack([view.transform(asked) for view in views.values()]))
+    ours = [[shares[label] for label in labels] for shares in Control.load(tmp_path).predict_proba(asked)]
+    assert np.abs(theirs - np.asarray(ours)).max() < 2e-3
 
 
 def test_two_classes_one_example_each() -> None:
     control = Control.fit(["refund", "crash"], ["billing", "technical"])
     assert control.predict(["refund", "crash"]) == ["billing", "technical"]
     assert control.cross_validated is None
+    assert set(Control.fit(["??!", "!!."], ["billing", "technical"]).labels) == {"billing", "technical"}  # no words
 
 
 @pytest.mark.parametrize("texts", [["a b", "c d"], ["", ""]])
@@ -91,7 +127,7 @@ def test_a_damaged_folder_is_refused(control: Control, tmp_path: Path) -> None:
         Control.load(tmp_path)
     control.save(tmp_path)
     about = json.loads((tmp_path / "control.json").read_text())
-    for damage in ({"format": 99}, {"labels": ["one"]}, {"vocabularies": {"word": [], "char": []}}):
+    for damage in ({"format": 99}, {"labels": ["one"]}, {"columns": 1 << 20}):
         (tmp_path / "control.json").write_text(json.dumps(about | damage))
         with pytest.raises(ArtifactError):
             Control.load(tmp_path)
