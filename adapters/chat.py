@@ -10,20 +10,13 @@ from typing import Any
 
 import msgspec
 
+from adapters.web import Refusal
 from store.prompting import Message, PromptSpec
 
 MAX_TOKENS = 256
 MAX_CHOICES = 512
+MAX_CHOICE_CHARS = 400
 TOP_LIMIT = 20
-
-
-class Refusal(Exception):
-    """A request that gets an OpenAI-style error."""
-
-    def __init__(self, status: int, message: str, kind: str = "invalid_request_error") -> None:
-        super().__init__(message)
-        self.status = status
-        self.kind = kind
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,10 +100,12 @@ def _choices(body: dict[str, Any]) -> tuple[str, ...]:
     if (
         not isinstance(choices, list)
         or not 0 < len(choices) <= MAX_CHOICES
-        or not all(isinstance(one, str) and one for one in choices)
+        or not all(isinstance(one, str) and 0 < len(one) <= MAX_CHOICE_CHARS for one in choices)
         or len(set(choices)) != len(choices)
     ):
-        raise Refusal(400, f"'choice' must be 1 to {MAX_CHOICES} different, non-empty strings")
+        raise Refusal(
+            400, f"'choice' must be 1 to {MAX_CHOICES} different strings of 1 to {MAX_CHOICE_CHARS} characters"
+        )
     return tuple(choices)
 
 

@@ -4,8 +4,9 @@
 
 Its surface is what vLLM offers, so that vLLM can take its place: `/v1/models`, `/v1/chat/completions` (with
 `structured_outputs: {"choice": [...]}` answered by label scores), `/v1/load_lora_adapter`, `/v1/unload_lora_adapter`,
-`/health`. The base model answers to "base". The model runs in one thread; requests that wait together and share
-model and prompt are answered as one batch.
+`/health`, and the bearer token of vLLM's `--api-key` (here TUNELOOP_TOKEN or `--token-file`). Adapters are loaded only
+with a token, and only from the folders given as `--adapter-root`. The base model answers to "base". The model runs in
+one thread; requests that wait together and share model and prompt are answered as one batch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import contextlib
 import logging
 import os
 import queue
-import socket
 import sys
 import threading
 import time
@@ -25,18 +25,19 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from adapters import base_model
+from adapters import base_model, web_server
 from adapters.bank import Bank, read
-from adapters.chat import Answered, Asked, Refusal, completion, log_share, logprob_entry, read_request
-from adapters.child import die_with_parent, trim_memory
+from adapters.chat import Answered, Asked, completion, log_share, logprob_entry, read_request
+from adapters.child import OWNER_ONLY, die_with_parent, trim_memory
+from adapters.openapi import ENGINE
 from adapters.specs import BaseModelRef
+from adapters.web import ERRORS, Guard, Refusal, Rules, error_response, read_json, shown
 from store.errors import ArtifactError, ModelError, TuneloopError
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tuneloop.engine")
 
 BASE = "base"
-BODY_LIMIT = 1_000_000  # bytes
 WAITING_LIMIT = 256  # requests; more are told to come back
 GATHER_SECONDS = 0.004  # a request waits this long for others to share its batch
 BATCH = 16
@@ -81,7 +81,7 @@ class Engine:
         try:
             self._work.put_nowait((work, future))
         except queue.Full:
-            raise Refusal(429, "too many requests are waiting", "rate_limit_error") from None
+            raise Refusal(429, "too many requests are waiting", "rate_limit_error", retry_after=1) from None
         return future
 
     def load(self, name: str, folder: Path) -> None:
@@ -162,7 +162,8 @@ class Engine:
         with contextlib.suppress(OSError):  # a full disk must not stop the answers
             self._busy_file.touch()
         try:
-            at_work = time.time() - self._busy_file.with_name("working.busy").stat().st_mtime < WORKING_SECONDS
+            touched = self._busy_file.with_name("working.busy").stat().st_mtime
+            at_work = abs(time.time() - touched) < WORKING_SECONDS  # clocks are set back
         except OSError:
             at_work = False
         import torch
@@ -177,7 +178,7 @@ class Engine:
         first = batch[0]
         adapter = "" if first.model == BASE else first.model
         if adapter and adapter not in self.bank.names:
-            raise Refusal(404, f"the model {first.model!r} does not exist", "not_found_error")
+            raise _no_model(first.model)
         texts = [one.text for one in batch]
         if first.choices:
             return self._choose(adapter, first, texts)
@@ -242,13 +243,21 @@ def _settle(futures: Sequence[Future[Any]], work: Callable[[], Sequence[Any]]) -
 # ---------------------------------------------------------------- the application
 
 
-def make_app(engine: Engine) -> Starlette:
-    """The HTTP side of an engine."""
+def make_app(engine: Engine, rules: Rules | None = None, roots: Sequence[Path] = ()) -> ASGIApp:
+    """The HTTP side of an engine.
+
+    Args:
+        engine: what answers.
+        rules: who may ask; None: anyone on this machine.
+        roots: folders that adapters may be loaded from; with none, or without a token, none are loaded.
+    """
+    rules = rules or Rules()
+    trusted = [root.resolve() for root in roots] if rules.token else []
 
     async def chat(request: Request) -> Response:
-        asked = read_request(await _body(request))
+        asked = read_request(await read_json(request))
         if asked.model != BASE and asked.model not in engine.names:
-            raise Refusal(404, f"the model {asked.model!r} does not exist", "not_found_error")
+            raise _no_model(asked.model)
         answered: Answered = await asyncio.wrap_future(engine.submit(asked))
         return JSONResponse(completion(asked, answered))
 
@@ -257,29 +266,36 @@ def make_app(engine: Engine) -> Starlette:
         return JSONResponse({"object": "list", "data": data})
 
     async def load(request: Request) -> Response:
-        name, path = _strings(await _body(request), "lora_name", "lora_path")
-        await asyncio.to_thread(engine.load, name, Path(path))
+        name, path = _strings(await read_json(request), "lora_name", "lora_path")
+        await asyncio.to_thread(engine.load, name, _trusted(Path(path), trusted))
         return JSONResponse({"status": "loaded", "model": name})
 
     async def unload(request: Request) -> Response:
-        (name,) = _strings(await _body(request), "lora_name")
+        (name,) = _strings(await read_json(request), "lora_name")
+        _may_change(trusted)
         await asyncio.to_thread(engine.unload, name)
         return JSONResponse({"status": "unloaded", "model": name})
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok", "base": engine.bank.ref.digest})
 
-    return Starlette(
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(ENGINE)
+
+    app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", models),
             Route("/v1/load_lora_adapter", load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", unload, methods=["POST"]),
             Route("/health", health),
+            Route("/openapi.json", openapi),
         ],
-        exception_handlers={Refusal: _refuse, TuneloopError: _ours, Exception: _fault},
+        exception_handlers={**ERRORS, TuneloopError: _ours},
         lifespan=_lifespan(engine),
     )
+    app.router.redirect_slashes = False  # a redirect would repeat the client's own Host
+    return Guard(app, rules)
 
 
 def _lifespan(engine: Engine) -> Callable[[Starlette], contextlib.AbstractAsyncContextManager[None]]:
@@ -291,42 +307,42 @@ def _lifespan(engine: Engine) -> Callable[[Starlette], contextlib.AbstractAsyncC
     return lifespan
 
 
-async def _body(request: Request) -> Any:
-    received = b""
-    async for chunk in request.stream():
-        received += chunk
-        if len(received) > BODY_LIMIT:
-            raise Refusal(413, f"the body is larger than {BODY_LIMIT} bytes")
+def _no_model(name: str) -> Refusal:
+    return Refusal(404, f"the model {shown(name)} does not exist", "not_found_error", code="model_not_found")
+
+
+def _may_change(trusted: Sequence[Path]) -> None:
+    if not trusted:
+        raise Refusal(403, "adapters are loaded only by an engine with a token and --adapter-root", "permission_error")
+
+
+def _trusted(path: Path, trusted: Sequence[Path]) -> Path:
+    """`path` without links, where that lies inside a trusted folder.
+
+    Raises:
+        Refusal: it does not; whether it exists is not said.
+    """
+    _may_change(trusted)
     try:
-        return msgspec.json.decode(received)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Refusal(400, f"the body is no JSON: {error}") from None
+        real = path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name that is too long
+        real = Path("/")
+    if not path.is_absolute() or not any(real != root and real.is_relative_to(root) for root in trusted):
+        raise Refusal(403, "adapters are not loaded from that folder", "permission_error")
+    return real
 
 
 def _strings(body: Any, *names: str) -> list[str]:
     values = [body.get(name) if isinstance(body, dict) else None for name in names]
-    if not all(isinstance(value, str) and value and "\0" not in value for value in values):
+    if not all(isinstance(value, str) and 0 < len(value) < 4096 and "\0" not in value for value in values):
         raise Refusal(400, f"{' and '.join(names)} must be strings")
     return [str(value) for value in values]
-
-
-def _error(status: int, message: str, kind: str) -> Response:
-    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status_code=status)
-
-
-async def _refuse(_: Request, error: Exception) -> Response:
-    status, kind = (error.status, error.kind) if isinstance(error, Refusal) else (500, "server_error")
-    return _error(status, str(error), kind)
 
 
 async def _ours(_: Request, error: Exception) -> Response:
     missing = isinstance(error, ArtifactError) and str(error).startswith("there is no adapter")
     status = 404 if missing else 400 if isinstance(error, ArtifactError | ModelError) else 500
-    return _error(status, str(error), "not_found_error" if missing else "invalid_request_error")
-
-
-async def _fault(_: Request, __: Exception) -> Response:
-    return _error(500, "internal error; the engine's log has it", "server_error")
+    return error_response(Refusal(status, str(error), "not_found_error" if missing else "invalid_request_error"))
 
 
 def main() -> int:
@@ -334,13 +350,17 @@ def main() -> int:
     parser.add_argument("--base", default="", help="folder or hub id; empty: the built-in model")
     parser.add_argument("--quantisation", choices=("nf4", "bf16", "fp32"), default="nf4")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="elsewhere than on loopback a token is required")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--token-file", type=Path, help="holds the bearer token; without it TUNELOOP_TOKEN does")
+    parser.add_argument("--allow-host", action="append", default=[], help="another name that clients may call it by")
+    parser.add_argument("--adapter-root", type=Path, action="append", default=[], help="adapters are loaded from here")
     parser.add_argument("--port-file", type=Path, help="gets the port once the engine answers")
     parser.add_argument("--busy-file", type=Path, help="touched while answering; working.busy beside it is heeded")
     parser.add_argument("--lora", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args()
+    os.umask(OWNER_ONLY)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     if options.die_with_parent:
         die_with_parent()
@@ -353,7 +373,11 @@ def main() -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    listener = socket.create_server((options.host, options.port))
+    rules = Rules(
+        token=web_server.read_token(options.host, options.token_file),
+        hosts=web_server.allowed_hosts(options.host, options.allow_host),
+    )
+    listener = web_server.listen(options.host, options.port)
     ref: BaseModelRef = base_model.reference(base_model.ensure(options.base, say=log.info), options.quantisation)
     bank = Bank.open(ref, options.device)
     from adapters.scoring import Scorer
@@ -367,8 +391,7 @@ def _serve(options: argparse.Namespace) -> int:
         temporary.write_text(str(listener.getsockname()[1]))
         temporary.replace(options.port_file)
     log.info("serving %s on port %d", Path(ref.path).name, listener.getsockname()[1])
-    config = uvicorn.Config(make_app(engine), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-    uvicorn.Server(config).run(sockets=[listener])
+    web_server.serve(make_app(engine, rules, options.adapter_root), listener)
     return 0
 
 

@@ -10,38 +10,35 @@ Runs as `python -m loop.gateway WORKSPACE`.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
-import socket
+import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from adapters.child import die_with_parent
+from adapters import web_server
+from adapters.child import OWNER_ONLY, die_with_parent
+from adapters.openapi import GATEWAY
+from adapters.web import ERRORS, Guard, Refusal, Rules, read_json, shown
 from loop.production import Pointer, read_pointer
 from loop.services import read_endpoints
+from store.errors import TuneloopError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-BODY_LIMIT = 1_000_000  # bytes
 TOP_LOGPROBS = 20
-
-
-class Refusal(Exception):
-    """A request that gets an OpenAI-style error."""
-
-    def __init__(self, status: int, message: str, kind: str = "invalid_request_error") -> None:
-        super().__init__(message)
-        self.status = status
-        self.kind = kind
+ANSWER_SECONDS = 120.0  # for the whole answer, however it drips
+REPLY_LIMIT = 10_000_000  # bytes
 
 
 def ticket_of(body: Any) -> tuple[str, str]:
@@ -77,21 +74,21 @@ def upstream_request(pointer: Pointer, text: str) -> dict[str, Any]:
     return {**body, "model": pointer.model}
 
 
-def make_app(root: Path) -> Starlette:
-    """The gateway's application over one workspace's folder."""
+def make_app(root: Path, rules: Rules | None = None) -> ASGIApp:
+    """The gateway's application over one workspace's folder; `rules` None: anyone on this machine may ask."""
     home = root / ".tuneloop"
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with httpx.AsyncClient(timeout=120.0) as client:
+        async with httpx.AsyncClient(timeout=ANSWER_SECONDS) as client:
             app.state.client = client
             yield
 
     async def answer(request: Request) -> Response:
-        task, text = ticket_of(await _body(request))
+        task, text = ticket_of(await read_json(request))
         pointer = read_pointer(home / "production", task) if task.replace("-", "").replace("_", "").isalnum() else None
         if pointer is None:
-            raise Refusal(404, f"no answerer for the task {task!r}", "not_found_error")
+            raise Refusal(404, f"no answerer for the task {shown(task)}", "not_found_error", code="model_not_found")
         reply = await _ask(request.app.state.client, home, pointer, text)
         return JSONResponse({**reply, "model": pointer.answerer})
 
@@ -102,86 +99,111 @@ def make_app(root: Path) -> Starlette:
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok", "engine": bool(read_endpoints(home / "run").engine)})
 
-    return Starlette(
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(GATEWAY)
+
+    app = Starlette(
         routes=[
             Route("/v1/chat/completions", answer, methods=["POST"]),
             Route("/v1/models", models),
             Route("/health", health),
+            Route("/openapi.json", openapi),
         ],
-        exception_handlers={Refusal: _refuse, Exception: _fault},
+        exception_handlers=ERRORS,
         lifespan=lifespan,
     )
-
-
-async def _body(request: Request) -> Any:
-    received = b""
-    async for chunk in request.stream():
-        received += chunk
-        if len(received) > BODY_LIMIT:
-            raise Refusal(413, f"the body is larger than {BODY_LIMIT} bytes")
-    try:
-        return msgspec.json.decode(received)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Refusal(400, f"the body is no JSON: {error}") from None
+    app.router.redirect_slashes = False  # a redirect would repeat the client's own Host
+    return Guard(app, rules or Rules())
 
 
 async def _ask(client: httpx.AsyncClient, home: Path, pointer: Pointer, text: str) -> dict[str, Any]:
-    base = pointer.upstream or read_endpoints(home / "run").engine
+    local = read_endpoints(home / "run")
+    base = pointer.upstream or local.engine
     if not base:
-        raise Refusal(503, "the engine is not up; `tuneloop run` starts it", "unavailable_error")
+        raise Refusal(503, "the engine is not up; `tuneloop run` starts it", "unavailable_error", retry_after=5)
     base = base.rstrip("/").removesuffix("/v1")
-    key = os.environ.get("OPENAI_API_KEY", "")
-    headers = {"Authorization": f"Bearer {key}"} if pointer.upstream and key else {}
+    key = os.environ.get("OPENAI_API_KEY", "") if pointer.upstream else local.engine_token
     body = upstream_request(pointer, text)
-    reply = await _post(client, f"{base}/v1/chat/completions", body, headers)
-    if reply.status_code == 404 and pointer.kind == "adapter":
+    status, content = await _post(client, f"{base}/v1/chat/completions", body, key)
+    if status == 404 and pointer.kind == "adapter":
         # a restarted engine has not been told of this adapter yet
         load = {"lora_name": pointer.answerer, "lora_path": pointer.adapter}
-        await _post(client, f"{base}/v1/load_lora_adapter", load, headers)
-        reply = await _post(client, f"{base}/v1/chat/completions", body, headers)
-    if reply.status_code >= 400:
-        raise Refusal(502, f"{pointer.answerer} gave HTTP {reply.status_code}", "upstream_error")
+        await _post(client, f"{base}/v1/load_lora_adapter", load, key)
+        status, content = await _post(client, f"{base}/v1/chat/completions", body, key)
+    if status >= 400:
+        raise Refusal(502, f"{pointer.answerer} gave HTTP {status}", "upstream_error")
+    if key:
+        content = content.replace(key.encode(), b"***")  # an endpoint may repeat what it was sent
     try:
-        value = reply.json()
-    except ValueError:
+        value = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise Refusal(502, f"{pointer.answerer} gave no JSON", "upstream_error") from None
-    if not isinstance(value, dict):
-        raise Refusal(502, f"{pointer.answerer} gave no JSON object", "upstream_error")
-    return value
+    if not _is_completion(value):
+        raise Refusal(502, f"{pointer.answerer} gave no chat completion", "upstream_error")
+    return {**value, "object": "chat.completion"}
 
 
-async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any], headers: dict[str, str]) -> httpx.Response:
+def _is_completion(value: Any) -> bool:
     try:
-        return await client.post(url, json=body, headers=headers)
-    except httpx.HTTPError as error:
+        content = value["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return isinstance(value, dict) and (content is None or isinstance(content, str))
+
+
+async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any], key: str) -> tuple[int, bytes]:
+    """Status and content of the reply to `body`.
+
+    Raises:
+        Refusal: nobody answers, not in time, or with too much.
+    """
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    content = b""
+    try:
+        async with (
+            asyncio.timeout(ANSWER_SECONDS),
+            client.stream("POST", url, json=body, headers=headers) as reply,
+        ):
+            async for chunk in reply.aiter_bytes():
+                content += chunk
+                if len(content) > REPLY_LIMIT:
+                    raise Refusal(502, "the answerer's reply is too large", "upstream_error")
+            return reply.status_code, content
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
         raise Refusal(502, f"the answerer cannot be reached: {type(error).__name__}", "upstream_error") from None
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
-    status, kind = (error.status, error.kind) if isinstance(error, Refusal) else (500, "server_error")
-    return JSONResponse({"error": {"message": str(error), "type": kind, "code": None}}, status_code=status)
-
-
-async def _fault(_: Request, __: Exception) -> Response:
-    return JSONResponse({"error": {"message": "internal error", "type": "server_error", "code": None}}, status_code=500)
-
-
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loop.gateway", description=__doc__)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="elsewhere than on loopback a token is required")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--port-file", type=Path)
+    parser.add_argument("--token-file", type=Path, help="holds the bearer token; without it TUNELOOP_TOKEN does")
+    parser.add_argument("--allow-host", action="append", default=[], help="another name that clients may call it by")
+    parser.add_argument("--rate", type=float, default=0.0, help="requests a second from one address; 0: no limit")
+    parser.add_argument("--rate-all", type=float, default=0.0, help="and from all together")
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args()
+    os.umask(OWNER_ONLY)
     if options.die_with_parent:
         die_with_parent()
-    listener = socket.create_server((options.host, options.port))
+    try:
+        rules = Rules(
+            token=web_server.read_token(options.host, options.token_file),
+            hosts=web_server.allowed_hosts(options.host, options.allow_host),
+            rate=options.rate,
+            rate_all=options.rate_all,
+        )
+        listener = web_server.listen(options.host, options.port)
+    except TuneloopError as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        return error.exit_code
     if options.port_file:
         options.port_file.write_text(str(listener.getsockname()[1]))
-    config = uvicorn.Config(make_app(options.root), log_level="warning", access_log=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    web_server.serve(make_app(options.root, rules), listener)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
