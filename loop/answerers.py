@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from loop.bootstrap import App
-from loop.settings import Settings, TaskSettings
+from loop.settings import Settings, TaskSettings, secret_in
 from loop.state import TaskState
 from prompts import templates
 from store import queries
+from store.errors import SettingsError
 from store.prompting import PromptSpec
 from store.queries import Labelled
 
@@ -31,21 +32,28 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
 
 def upstream(settings: Settings, env: Mapping[str, str] | None = None) -> Upstream:
     """The endpoint of the prompting baseline: the settings', else OPENAI_BASE_URL, else OpenAI's own when a
-    key is set, else the local engine."""
+    key is set, else the local engine.
+
+    Raises:
+        SettingsError: OPENAI_BASE_URL holds a key or password.
+    """
     values = os.environ if env is None else env
     url = settings.endpoint.url or values.get("OPENAI_BASE_URL", "")
+    if problem := secret_in(url):
+        raise SettingsError(f"OPENAI_BASE_URL {problem}", hint="Put the key into OPENAI_API_KEY.")
     if not url and values.get("OPENAI_API_KEY"):
         url = OPENAI_URL
     return Upstream(url=url, model=settings.endpoint.model)
 
 
-def open_answerer(settings: Settings, engine_url: str, model: str = "") -> Answerer:
+def open_answerer(settings: Settings, engine_url: str, model: str = "", *, engine_token: str = "") -> Answerer:
     """A client of the baseline's endpoint; the caller closes it.
 
     Args:
         settings: for timeout, retries and concurrency.
         engine_url: the local engine, used where no other endpoint is set.
         model: a model's name there; empty: the configured one, or the engine's base model.
+        engine_token: the local engine's bearer token.
     """
     from prompts.client import Answerer
 
@@ -54,7 +62,7 @@ def open_answerer(settings: Settings, engine_url: str, model: str = "") -> Answe
     url = where.url or f"{engine_url.rstrip('/')}/v1"
     return Answerer(
         url,
-        os.environ.get("OPENAI_API_KEY", "") if where.url else "",
+        os.environ.get("OPENAI_API_KEY", "") if where.url else engine_token,
         model or where.model or BASE_MODEL,
         timeout=rules.timeout_seconds,
         retries=rules.retries,
@@ -75,7 +83,7 @@ def render(app: App, rules: TaskSettings, name: str, shots: Sequence[str] = ()) 
     texts = app.workspace.texts.many(list(shots))
     rows = [queries.record(app.workspace.read, one) for one in shots]
     examples = [
-        templates.Shot(text=texts[row.record_id], label=row.label)
+        templates.Shot(text=texts[row.record_id], label=row.label, id=row.record_id)
         for row in rows
         if row is not None and row.label and row.record_id in texts
     ]
@@ -85,8 +93,13 @@ def render(app: App, rules: TaskSettings, name: str, shots: Sequence[str] = ()) 
 
 
 def baseline_prompt(app: App, rules: TaskSettings, task: TaskState) -> PromptSpec:
-    """The adopted prompt as it is deployed."""
-    return render(app, rules, task.baseline, task.baseline_shots)
+    """The adopted prompt as it is deployed; where all of its examples were erased, others stand in for them."""
+    shots = list(app.workspace.texts.many(task.baseline_shots))
+    if task.baseline_shots and not shots:
+        shots = choose_shot_records(app, rules, queries.labelled(app.workspace.read, task.task, side="train"))
+    else:
+        shots = [one for one in task.baseline_shots if one in shots]
+    return render(app, rules, task.baseline, shots)
 
 
 def training_prompt(app: App, rules: TaskSettings) -> PromptSpec:

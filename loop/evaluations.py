@@ -22,13 +22,14 @@ from adapters.specs import (
     write_json,
     write_lines,
 )
-from loop.answerers import baseline_prompt, open_answerer, training_prompt, upstream
+from loop.answerers import baseline_prompt, training_prompt, upstream
 from loop.bootstrap import App
 from loop.commands import StartEvaluation
 from loop.settings import TaskSettings
 from loop.state import TaskState
 from store import queries
 from store.events import EvaluationSucceeded, Event, ForgettingMeasured
+from store.kill_points import reached
 
 GIVEN = "given.jsonl"  # predictions made before the child starts: answers of a remote endpoint
 CONTROL = "control"  # the name the control competes under, and its folder in a dataset artifact
@@ -80,7 +81,8 @@ def prepare(
         )
     if control:
         path = artifacts.path(control) / CONTROL
-        answerers.append(AnswererSpec(name=CONTROL, kind="control", control=str(path), decodings=["classify"]))
+        if (path / "control.json").exists():  # it may have been erased
+            answerers.append(AnswererSpec(name=CONTROL, kind="control", control=str(path), decodings=["classify"]))
     spec = EvalSpec(
         run_id=command.run_id,
         evaluation_id=folder.name,
@@ -95,37 +97,9 @@ def prepare(
         device=rules.training.device,
     )
     write_lines(folder / "exam.jsonl", exam_items(app, task.task))
+    reached("evaluate.exam_written")
     write_json(folder / "spec.json", spec)
     return spec
-
-
-def ask_remote_baseline(app: App, task: TaskState, rules: TaskSettings, folder: Path) -> None:
-    """Answer the exam by a remote baseline over HTTP and keep the predictions in the run folder.
-
-    Nothing happens where the baseline runs on the local engine (the child answers for it) or was asked before.
-
-    Raises:
-        ModelError: the endpoint is down, refuses or answers nonsense.
-    """
-    if not upstream(app.settings).url or (folder / GIVEN).exists():
-        return
-    items = read_lines(folder / "exam.jsonl", ExamItem)
-    with open_answerer(app.settings, "") as answerer:
-        answers = answerer.answer(baseline_prompt(app, rules, task), [item.text for item in items], rules.labels)
-    write_lines(
-        folder / GIVEN,
-        [
-            Prediction(
-                id=item.id,
-                answerer=task.baseline,
-                decoding="generate",
-                label=answer.label,
-                raw=answer.raw[:80],
-                latency_ms=answer.latency_ms,
-            )
-            for item, answer in zip(items, answers, strict=True)
-        ],
-    )
 
 
 def read_exam(folder: Path) -> list[ExamItem]:

@@ -2,72 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
-import msgspec
-
-from store.errors import InputError, ModelError
+from store.errors import InputError
 from store.events import PromptScore
 from store.prompting import PromptSpec
 
 
-class Given(Protocol):
-    """What a baseline needs of an answer; `prompts.client.Answer` is one."""
-
-    @property
-    def label(self) -> str | None: ...
-    @property
-    def error(self) -> str: ...
-
-
-class Item(msgspec.Struct, frozen=True):
-    """A labelled example that prompts are scored on."""
-
-    text: str
-    label: str
-
-
-Answering = Callable[[PromptSpec, Sequence[str], Sequence[str]], Sequence[Given]]
-_TOLERATED = 0.1  # share of requests that may fail before a score means nothing
-
-
-def score_prompt(
-    answer: Answering,
-    prompt: PromptSpec,
-    items: Sequence[Item],
-    labels: Sequence[str],
-    clock: Callable[[], float] = time.monotonic,
-) -> PromptScore:
-    """Answer all items under one prompt and count.
+def score(prompt: str, answers: Sequence[str | None], labels: Sequence[str], seconds: float) -> PromptScore:
+    """Count the answers under one prompt.
 
     Args:
-        answer: (prompt, texts, labels) -> one answer per text, for example `Answerer.answer`.
-        prompt: the version to score.
-        items: labelled examples that are neither trained on nor part of the exam.
-        labels: the task's labels.
-        clock: seconds, monotonic.
+        prompt: name@version.
+        answers: the label that was answered, or None, per example.
+        labels: the right ones, in the same order.
+        seconds: that the answers took.
 
     Raises:
-        ModelError: more than a tenth of the requests failed: an outage is not a bad prompt.
+        InputError: there are no examples.
     """
-    if not items:
+    if not labels:
         raise InputError("there are no labelled examples to score prompts on", hint="Label a few records first.")
-    start = clock()
-    answers = answer(prompt, [item.text for item in items], labels)
-    seconds = clock() - start
-    failures = [given.error for given in answers if given.error]
-    if len(failures) > _TOLERATED * len(items):
-        raise ModelError(
-            f"{len(failures)} of {len(items)} requests under {prompt.name} failed: {failures[0]}",
-            hint="Check the endpoint with: tuneloop doctor",
-        )
     return PromptScore(
-        prompt=prompt.name,
-        correct=sum(given.label == item.label for given, item in zip(answers, items, strict=True)),
-        n=len(items),
-        abstained=sum(given.label is None for given in answers),
+        prompt=prompt,
+        correct=sum(answer == label for answer, label in zip(answers, labels, strict=True)),
+        n=len(labels),
+        abstained=sum(answer is None for answer in answers),
         seconds=round(seconds, 3),
     )
 

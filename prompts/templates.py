@@ -44,10 +44,11 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Shot(msgspec.Struct, frozen=True):
-    """A labelled example shown in a prompt."""
+    """A labelled example shown in a prompt. `id` stands for its text in the prompt's digest."""
 
     text: str
     label: str
+    id: str = ""
 
 
 def available(own: Path | None = None) -> dict[str, Path]:
@@ -101,7 +102,8 @@ def render(
     definitions: Mapping[str, str] | None = None,
     shots: Sequence[Shot] = (),
 ) -> PromptSpec:
-    """A prompt version as a model sees it, with the digest of exactly that.
+    """A prompt version as a model sees it, with a digest of it in which ids stand for the examples' texts: the
+    digest goes into the log, and one of a short text could be guessed.
 
     Args:
         template: from `read`.
@@ -128,7 +130,7 @@ def render(
     system = _PLACE.sub(lambda match: places[match.group(1)], template.system.strip())
     turns: list[Message] = []
     for shot in shots if template.shots else ():
-        turns.append(Message("user", template.user.replace("{text}", _shortened(shot.text))))
+        turns.append(Message("user", shot_content(template.user, shot.text)))
         turns.append(Message("assistant", shot.label))
     # a token is seldom shorter than two characters: enough for the longest label
     needed = max(len(label) for label in labels) // 2 + 4
@@ -137,12 +139,17 @@ def render(
         digest="",
         system=system,
         user=template.user,
-        shots=turns,
         reasoning=template.reasoning,
         max_tokens=max(template.max_tokens, needed + (40 if template.reasoning else 0)),
     )
-    digest = hashlib.sha256(msgspec.json.encode(spec)).hexdigest()
-    return msgspec.structs.replace(spec, digest=f"sha256-{digest}")
+    shown = [(shot.id, shot.label) for shot in shots] if template.shots else []
+    digest = hashlib.sha256(msgspec.json.encode((spec, shown))).hexdigest()
+    return msgspec.structs.replace(spec, shots=turns, digest=f"sha256-{digest}")
+
+
+def shot_content(user: str, text: str) -> str:
+    """The user turn of an example, under a template's or a rendered prompt's `user`."""
+    return user.replace("{text}", _shortened(text))
 
 
 def choose_shots(examples: Sequence[Shot], labels: Sequence[str], count: int, seed: int = 1) -> list[Shot]:
