@@ -24,8 +24,10 @@ import msgspec
 from adapters.specs import Metric, StepFailure, read_lines, write_json, write_lines
 from store.errors import TuneloopError
 
+OWNER_ONLY = 0o077  # umask of every process: what we write is the owner's alone
 LOCKED = 3  # exit code: another process works on this folder
 FAILED = 1
+NICE, MEMORY = "TUNELOOP_STEP_NICE", "TUNELOOP_STEP_MEMORY_MB"
 _PR_SET_PDEATHSIG = 1
 _BUSY_SECONDS = 3.0
 
@@ -62,6 +64,7 @@ def run(work: Callable[[Path, Stopping], None], arguments: list[str]) -> int:
         print("usage: RUN_FOLDER (an existing folder with spec.json)", file=sys.stderr)
         return 2
     folder = Path(arguments[0]).resolve()
+    os.umask(OWNER_ONLY)
     die_with_parent()
     with (folder / "lock").open("w") as lock:
         try:
@@ -74,6 +77,7 @@ def run(work: Callable[[Path, Stopping], None], arguments: list[str]) -> int:
         # read when torch is imported. A thread that waits long for the other's core gives its own away; one that
         # waits briefly spins: training took 10 times longer with endless spinning beside a busy process
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        keep_manners()
         stopping = Stopping()
         try:
             work(folder, stopping)
@@ -90,10 +94,29 @@ def _failure(error: Exception) -> StepFailure:
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate" in str(error):
         return StepFailure(
             message="out of memory",
-            hint="Lower training.micro_batch_size or training.max_length, or free memory.",
+            hint="Lower training.micro_batch_size or training.max_length, free memory, or raise "
+            "resources.memory_limit_mb where one is set.",
         )
-    first = (str(error).strip().splitlines() or [""])[0]
-    return StepFailure(message=f"{type(error).__name__}: {first[:300]}", hint="The run's log holds the traceback.")
+    # the message goes into an event; a library's own words may quote a ticket, those of the system do not
+    said = error.strerror if isinstance(error, OSError) else None
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
+    return StepFailure(
+        message=f"{type(error).__name__}{f': {said}' if said else ''} in {place}",
+        hint="The run's log holds the traceback.",
+    )
+
+
+def keep_manners() -> None:
+    """Take the priority and the memory limit that the environment names (`NICE`, `MEMORY` in MiB; 0: none).
+
+    The limit is on private writable memory (RLIMIT_DATA, Linux): an allocation beyond it fails, and the step says so
+    instead of pushing production out of memory.
+    """
+    os.nice(max(0, int(os.environ.get(NICE, "0")) - os.nice(0)))
+    limit = int(os.environ.get(MEMORY, "0")) << 20
+    if limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def die_with_parent() -> None:
@@ -142,7 +165,7 @@ class Threads:
         with contextlib.suppress(OSError):
             self._working.touch()
         try:
-            busy = time.time() - self._busy.stat().st_mtime < _BUSY_SECONDS
+            busy = abs(time.time() - self._busy.stat().st_mtime) < _BUSY_SECONDS  # clocks are set back
         except OSError:
             busy = False
         wanted = 1 if busy else self._all

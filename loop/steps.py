@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +20,24 @@ import msgspec
 
 from adapters.specs import Metric, StepFailure, read_json, read_lines
 from store.events import StepKind
+from store.keys import environment_for
 
-MODULES: dict[StepKind, str] = {"train": "adapters.train", "evaluate": "adapters.evaluate"}
-TEXT_FILES = ("train.jsonl", "valid.jsonl", "exam.jsonl")
+# what the daemon starts; others that keep the same contracts can stand in for them
+MODULES: Mapping[str, str] = {
+    "train": "adapters.train",
+    "evaluate": "adapters.evaluate",
+    "engine": "adapters.serve",
+    "gateway": "loop.gateway",
+    "tracking": "adapters.tracking",
+    "notifier": "loop.notifier",
+    "ask": "loop.asking",
+}
+# what holds or may echo customer text: examples, tickets, generated words, and the prompt's own examples
+TEXT_FILES = ("train.jsonl", "valid.jsonl", "exam.jsonl", "given.jsonl", "predictions.jsonl", "spec.json")
 LOCK = "lock"
+_HUB = ("HF_", "HUGGING")
+# which keys of the environment a step gets, by the beginning of their names
+KEYS: Mapping[str, Sequence[str]] = {"train": _HUB, "evaluate": _HUB, "ask": ("OPENAI_",)}
 MODEL_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
@@ -40,32 +55,46 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     metric: Metric | None = None  # the last one that counts steps
     checkpoint: int = 0  # the last complete one
     failure: StepFailure | None = None
+    stopped: str = ""  # why we asked it to end
+    ours: bool = False  # this process has started it, and is told of its end now
 
 
 class Steps:
     """The children that this process has started, by run folder."""
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(
+        self, logs: Path, environment: Mapping[str, str] | None = None, modules: Mapping[str, str] = MODULES
+    ) -> None:
+        """`environment` is added to that of every child."""
         self._logs = logs
+        self._modules = modules
+        self._environment = {**MODEL_ENVIRONMENT, **(environment or {})}
+        self._stopped: dict[Path, str] = {}
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
 
-    def start(self, kind: StepKind, folder: Path) -> None:
+    def start(self, kind: StepKind | Literal["ask"], folder: Path) -> None:
         """Start the step's child; what it prints goes to a log file of its own.
 
         The child dies with this process (it asks the kernel for that itself) and locks its folder.
         """
-        for leftover in ("error.json", "result.json"):
-            (folder / leftover).unlink(missing_ok=True)
+        self._stopped.pop(folder, None)
         log = self._logs / f"{folder.name}.log"
         with log.open("ab") as output:
             self._children[folder] = subprocess.Popen(
-                [sys.executable, "-m", MODULES[kind], str(folder)],
+                [sys.executable, "-m", self._modules[kind], str(folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **MODEL_ENVIRONMENT},
+                env={**environment_for(KEYS.get(kind, ())), **self._environment},
                 start_new_session=True,
             )
+
+    def stop(self, folder: Path, reason: str) -> None:
+        """Ask the step in `folder` to save and end; `look` tells the reason once it has."""
+        child = self._children.get(folder)
+        if child is not None and child.poll() is None and folder not in self._stopped:
+            self._stopped[folder] = reason
+            child.terminate()
 
     def look(self, folder: Path) -> Progress:
         """How the step in `folder` is doing."""
@@ -74,14 +103,15 @@ class Steps:
         metric = _last_metric(folder)
         if alive:
             return Progress(status="running", metric=metric)
-        self._children.pop(folder, None)
+        ours = self._children.pop(folder, None) is not None
         checkpoint = last_checkpoint(folder)
         if (folder / "result.json").exists():
             return Progress(status="done", metric=metric, checkpoint=checkpoint)
         if (folder / "error.json").exists():
             failure = read_json(folder / "error.json", StepFailure)
             return Progress(status="failed", metric=metric, checkpoint=checkpoint, failure=failure)
-        return Progress(status="dead", metric=metric, checkpoint=checkpoint)
+        stopped = self._stopped.get(folder, "")
+        return Progress(status="dead", metric=metric, checkpoint=checkpoint, stopped=stopped, ours=ours)
 
     def running(self) -> list[Path]:
         """Folders of children that still work."""
@@ -120,6 +150,12 @@ def last_checkpoint(folder: Path) -> int:
         if (checkpoint / "COMPLETE").exists() and checkpoint.name.removeprefix("checkpoint-").isdigit()
     ]
     return max(steps, default=0)
+
+
+def forget_ending(folder: Path) -> None:
+    """Remove how the last attempt ended, before the next one is recorded: it would be taken for the next one's."""
+    for leftover in ("error.json", "result.json"):
+        (folder / leftover).unlink(missing_ok=True)
 
 
 def forget_texts(folder: Path) -> None:
