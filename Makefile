@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-store model clean help
+.PHONY: demo test lint bench reliability soak model clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -30,8 +30,14 @@ lint: $(STAMP)  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: lint model  ## lint, then all tests
+test: lint model  ## lint, then all tests but the reliability trials
 	$(BIN)/pytest $(PYTEST)
+
+reliability: model  ## kills, crash images, full disks, clocks: every trial, with its figures
+	$(BIN)/python -P ops/reliability.py --scale $(or $(SCALE),full) $(if $(SCALE),,--write docs/reliability.md)
+
+soak: model  ## the same trials for hours
+	$(BIN)/python -P ops/reliability.py --scale soak
 
 bench: $(STAMP)  ## ratios against named peers, measured in the same run
 	$(BIN)/python -P ops/bench/store.py
