@@ -33,6 +33,7 @@ from adapters.specs import (
     write_lines,
 )
 from store.errors import StepError
+from store.kill_points import reached
 from store.labels import parse_answer
 from store.prompting import PromptSpec
 
@@ -66,7 +67,9 @@ def evaluate(folder: Path, stopping: Stopping) -> None:
     for one in spec.answerers:
         for decoding in one.decodings:
             predictions += work.answer(scorer, one, decoding)
+        reached("evaluate.answered")
     write_lines(folder / "predictions.jsonl", predictions)
+    reached("evaluate.predictions_written")
     ability = None
     if spec.forgetting is not None:
         said = work.progress("general ability")
@@ -81,6 +84,7 @@ def evaluate(folder: Path, stopping: Stopping) -> None:
             forgetting=ability,
         ),
     )
+    reached("evaluate.result_written")
 
 
 class _Work:

@@ -26,6 +26,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from store.errors import StepError
+from store.kill_points import reached
 from store.prompting import Message as Message
 from store.prompting import PromptSpec as PromptSpec
 
@@ -213,6 +214,7 @@ def write_json(path: Path, value: msgspec.Struct) -> None:
         file.write(msgspec.json.format(msgspec.json.encode(value), indent=1))
         file.flush()
         os.fsync(file.fileno())
+    reached("file.temporary_written")
     temporary.replace(path)
 
 

@@ -24,6 +24,7 @@ from adapters import wandb_segments
 from adapters.specs import Metric, read_lines, write_json
 from adapters.tracking_view import TaskCounts, TrainingView
 from store.errors import ArtifactError, StepError
+from store.kill_points import reached
 from store.log import Recorded
 from store.workspace import Workspace
 
@@ -123,6 +124,7 @@ class Mirror:
 
     def _handle(self, batch: Sequence[Recorded]) -> None:
         counts = self._send_loop(batch)
+        reached("mirror.rows_sent")
         trainings: set[str] = set()
         for recorded in batch:
             task = recorded.event.task
@@ -130,7 +132,9 @@ class Mirror:
         ended = [wandb_id for run_id in sorted(trainings) if (wandb_id := self._send_training(run_id))]
         self.cursor.position, self.cursor.hash = batch[-1].position, batch[-1].hash.hex()
         self.cursor.counts = counts
+        reached("mirror.training_sent")
         self._save()
+        reached("mirror.position_noted")
         for wandb_id in ended:
             self._close(wandb_id)
         loop = self.cursor.runs[self._loop_id]
@@ -167,7 +171,8 @@ class Mirror:
                 run.log(row, step=step, commit=True)
                 mark.last = step
         if mark.last < training.samples_at:
-            run.log({"samples": self._table(training)}, step=training.samples_at, commit=True)
+            with self._workspace.rendering():
+                run.log({"samples": self._table(training)}, step=training.samples_at, commit=True)
             mark.last = training.samples_at
         if training.artifact and training.artifact_at > mark.artifact_at:
             self._send_artifact(run, training)
@@ -229,6 +234,7 @@ class Mirror:
             mark.artifact_at = mark.artifact_base
         mark.session, mark.base, mark.artifact_base = Path(run.dir).parent.name, mark.last, mark.artifact_at
         self._save()
+        reached("mirror.session_noted")
         if self._options.mode == "online":
             log.info("%s is at %s", described.get("name", wandb_id), run.url)
         return run, mark
@@ -266,6 +272,7 @@ class Mirror:
         if run is None:
             return
         run.finish()
+        reached("mirror.session_closed")
         mark = self.cursor.runs[wandb_id]
         _sync(wandb_segments.file_of(self._home / mark.session))
         mark.session = ""

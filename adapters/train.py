@@ -22,6 +22,8 @@ from adapters.child import Journal, Stopping, Threads, Unrecoverable, peak_memor
 from adapters.encode import Encoded, encode
 from adapters.registry import AdapterCard, write_card
 from adapters.specs import Example, Metric, SampleOutput, TrainResult, TrainSpec, read_json, read_lines, write_json
+from store.kill_points import reached
+from store.labels import parse_label
 
 if TYPE_CHECKING:
     from adapters.trainer import LabelledPrompts, PackedTrainer
@@ -82,6 +84,7 @@ def train(folder: Path, stopping: Stopping) -> None:
     held = _labelled(tokenizer, spec, valid)
     planned = plan(spec, len(rows))
     trainer = _trainer(spec, folder, planned, model, tokenizer, rows, held, journal, threads, stopping)
+    reached("train.loaded")
 
     stopping.hold = True
     at_end = resumed and (resumed >= planned.steps or _stopped(checkpoints, resumed))
@@ -94,6 +97,7 @@ def train(folder: Path, stopping: Stopping) -> None:
     if stopping.asked:
         raise SystemExit(0)
 
+    reached("train.trained")
     trainer.restore_best()
     journal.write(Metric(step=steps, of=planned.steps, phase="calibrating"))
     scores = trainer.label_scores(held) if held.prompts else []
@@ -109,6 +113,7 @@ def train(folder: Path, stopping: Stopping) -> None:
         labels=spec.labels,
     )
     _save(trainer.model, card, folder / "adapter")
+    reached("train.adapter_renamed")
     losses = [line.loss for line in journal.lines if line.loss is not None]
     write_json(
         folder / "result.json",
@@ -129,6 +134,7 @@ def train(folder: Path, stopping: Stopping) -> None:
             samples=samples,
         ),
     )
+    reached("train.result_written")
 
 
 def _user(spec: TrainSpec, example: Example) -> str:
@@ -269,7 +275,8 @@ def _samples(trainer: PackedTrainer, tokenizer: Any, spec: TrainSpec, examples: 
         )
     texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
     return [
-        SampleOutput(id=example.id, expected=example.label, answered=text.strip()[:80])
+        # what was written may echo the ticket, and goes into an event: only a label is kept
+        SampleOutput(id=example.id, expected=example.label, answered=parse_label(text, spec.labels) or "")
         for example, text in zip(chosen, texts, strict=True)
     ]
 
@@ -286,6 +293,7 @@ def _save(model: Any, card: AdapterCard, folder: Path) -> None:
         handle = os.open(file, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
+    reached("train.adapter_written")
     temporary.rename(folder)
 
 

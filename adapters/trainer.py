@@ -19,6 +19,7 @@ from trl import SFTTrainer
 from adapters.child import Journal, Stopping, Threads, Unrecoverable, trim_memory
 from adapters.packed import label_log_likelihoods, pack
 from adapters.specs import Metric, read_json, write_json
+from store.kill_points import reached
 
 COMPLETE = "COMPLETE"
 STEERING = "steering.json"
@@ -182,6 +183,7 @@ class PackedTrainer(SFTTrainer):
         shutil.rmtree(temporary, ignore_errors=True)
         self.model.save_pretrained(str(temporary), save_embedding_layers=False)
         shutil.rmtree(folder / f"best-{step}", ignore_errors=True)
+        reached("train.best_written")
         temporary.rename(folder / f"best-{step}")
 
     def restore_best(self) -> int:
@@ -200,8 +202,10 @@ class PackedTrainer(SFTTrainer):
         write_json(folder / STEERING, self.steering)
         for file in folder.iterdir():
             _synced(file)
+        reached("train.checkpoint_written")
         (folder / COMPLETE).touch()
         _synced(folder)
+        reached("train.checkpoint_completed")
         for step in complete_checkpoints(folder.parent)[:-KEEP]:
             shutil.rmtree(folder.parent / f"checkpoint-{step}", ignore_errors=True)
         for best in folder.parent.glob("best-*"):
@@ -247,6 +251,7 @@ class Watch(TrainerCallback):
         self._threads.adjust()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        reached("train.step_done")
         if state.global_step % TRIM_EVERY == 0:
             trim_memory()  # batches of many shapes leave gaps that add up to a gigabyte
         if self._stopping.asked:

@@ -28,6 +28,7 @@ from store.events import (
     ReviewSkipped,
     TrainingRequested,
 )
+from store.kill_points import reached
 from store.log import Draft, Recorded
 from store.tables import RecordRow
 
@@ -306,6 +307,7 @@ def rolled_back(task: str, deployed: Sequence[Deployed], target: Deployed, reaso
 
 def _append_deployment(app: App, event: Event, version: int, actor: str) -> list[Recorded]:
     stream = f"deployment/{event.task}"
+    reached("action.deployment_checked")
     return app.workspace.log.append([Draft(event, stream)], actor=actor, now=app.now(), expected={stream: version})
 
 
@@ -338,6 +340,7 @@ def _append_on_record(
 ) -> list[Recorded]:
     """Append unless the record's stream has moved on from `version`; empty then."""
     stream = _stream(event.record_id)
+    reached("action.record_checked")
     try:
         return app.workspace.log.append(
             [Draft(event, stream)], actor=annotator, now=app.now(), expected={stream: version}, causation_id=cause

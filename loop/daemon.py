@@ -12,17 +12,18 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from types import FrameType
 
 import msgspec
 
 from loop import commands as cmd
-from loop import handlers, intake, serving
+from loop import handlers, intake, manners, serving
 from loop.bootstrap import App
 from loop.lease import acquire
-from loop.policy import decide, waits
+from loop.policy import decide, is_busy, waits
 from loop.services import Services
-from loop.steps import Steps
+from loop.steps import MODULES, Steps
 from loop.wakeups import Wakeups
 from store.errors import StaleEpoch, TuneloopError
 from store.log import Recorded
@@ -39,31 +40,39 @@ class TickReport(msgspec.Struct, frozen=True, kw_only=True):
     commands: list[str]
     events: list[Recorded]
     waiting: dict[str, list[str]]
+    busy: bool  # a child process works
 
 
 class Daemon:
     """Holds the lease of a workspace and runs its loop."""
 
-    def __init__(self, app: App, *, take_over: bool = False) -> None:
+    def __init__(self, app: App, *, take_over: bool = False, modules: Mapping[str, str] = MODULES) -> None:
         """Raises DaemonRunning when another process holds the workspace and `take_over` is not set."""
         self.app = app
         self.stop_flag = threading.Event()
         self.wake = threading.Event()
         paths = app.workspace.paths
         self._lease = acquire(paths.run, app.workspace.log, now=app.now(), take_over=take_over)
-        self._steps = Steps(paths.logs)
-        self._services = Services(paths.run)
+        self._steps = Steps(
+            paths.logs,
+            manners.step_environment(app.settings.resources.nice, app.settings.resources.memory_limit_mb),
+            modules,
+        )
+        self._services = Services(paths.run, self._lease.fence)
+        if self._lease.taken_over:
+            self._services.end_former()
         self._context = handlers.Context(
             app=app,
-            epoch=self._lease.epoch,
+            lease=self._lease,
             steps=self._steps,
             services=self._services,
             stopping=self.stop_flag.is_set,
         )
-        serving.add_services(app, self._services)
+        serving.add_services(app, self._services, modules)
         self._pauses: dict[tuple[str, str], tuple[int, float]] = {}
         self._snapshot_at = 0
         self._running_step = False
+        self._stale = False
 
     # ------------------------------------------------------------ life
 
@@ -92,6 +101,12 @@ class Daemon:
         if self._steps.running():
             log.info("asking the running step to save a checkpoint (up to %.0f s)", seconds)
         self._steps.stop_all(seconds)
+        if not self._stale:
+            self._note_shutdown()
+        self._services.stop()
+        self._lease.release()
+
+    def _note_shutdown(self) -> None:
         try:
             for recorded in handlers.record_shutdown(self._context):
                 log.info("%s will be resumed by the next `tuneloop run`", getattr(recorded.event, "run_id", "a step"))
@@ -99,8 +114,6 @@ class Daemon:
             self.app.save_snapshot()
         except TuneloopError as error:
             log.error("%s", error.message)
-        self._services.stop()
-        self._lease.release()
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         log.info("%s: stopping", signal.Signals(number).name)
@@ -113,6 +126,7 @@ class Daemon:
             self.tick()
         except StaleEpoch as error:
             log.error("%s %s", error.message, error.hint)
+            self._stale = True
             return False
         except TuneloopError as error:
             self._pause(("", "tick"), error)
@@ -130,6 +144,7 @@ class Daemon:
         """
         done: list[str] = []
         events: list[Recorded] = []
+        self._lease.check()
         self._services.tend()
         events += self._guard(("", "intake"), lambda: intake.take_in(self._context.app, epoch=self._lease.epoch))
         for _ in range(ROUNDS):
@@ -140,32 +155,37 @@ class Daemon:
         self._guard(("", "production"), self._point_production)
         self.app.workspace.projections.catch_up()
         state = self.app.state()
-        self._running_step = any(
+        self._running_step = bool(self._steps.running()) or any(
             task.cycle and task.cycle.phase in ("training", "evaluating") for task in state.tasks.values()
         )
         if state.position - self._snapshot_at >= SNAPSHOT_EVENTS:
             self.app.save_snapshot()
             self._snapshot_at = state.position
         waiting = {name: waits(state, self.app.settings, name) for name in self.app.settings.tasks}
-        return TickReport(commands=done, events=events, waiting=waiting)
+        return TickReport(commands=done, events=events, waiting=waiting, busy=self._running_step)
 
     def _point_production(self) -> list[Recorded]:
-        serving.point_production(self.app, self._services.tend().engine, self._lease.epoch)
+        serving.point_production(self.app, self._services.tend().engine, self._lease)
         return []
 
     def _round(self, done: list[str]) -> list[Recorded]:
         events: list[Recorded] = []
+        started = False
         for command in decide(self.app.state(), self.app.settings, self.app.now()):
             if self.stop_flag.is_set():
                 break
+            if started and is_busy(command):
+                continue
             key = (command.task, type(command).__name__)
             fresh = self._guard(key, lambda command=command: self._handle(command))  # type: ignore[misc]
+            started = started or (bool(fresh) and is_busy(command))
             if fresh:
                 done.append(key[1])
             events += fresh
         return events
 
     def _handle(self, command: cmd.Command) -> list[Recorded]:
+        self._lease.check()
         handle = handlers.HANDLERS[type(command)]
         recorded = handle(self._context, command)
         for one in recorded:

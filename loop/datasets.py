@@ -22,6 +22,7 @@ from loop.state import Cycle, Plan, TaskState
 from store import queries
 from store.errors import InputError, StepError
 from store.events import CurationCount, DatasetFrozen, HarvestCompleted, ReviewRequested
+from store.kill_points import reached
 from store.log import Draft
 from store.tables import RecordRow
 
@@ -121,7 +122,8 @@ def _candidates(app: App, task: TaskState, rows: list[RecordRow]) -> list[Candid
 
 def _newest_control(app: App, task: TaskState) -> Path | None:
     runs = queries.runs(app.workspace.read, task.task, limit=1)
-    return app.workspace.artifacts.path(runs[0].dataset) / CONTROL if runs and runs[0].dataset else None
+    folder = app.workspace.artifacts.path(runs[0].dataset) / CONTROL if runs and runs[0].dataset else None
+    return folder if folder is not None and (folder / "control.json").exists() else None  # it may have been erased
 
 
 # ---------------------------------------------------------------- freezing
@@ -231,7 +233,9 @@ def _keep(app: App, run_id: str, items: list[Item], train: list[curation.Labelle
     folder.mkdir(parents=True, mode=0o700)
     write_lines(folder / "dataset.jsonl", items)
     Control.fit([one.text for one in train], [one.label for one in train], seed=seed).save(folder / CONTROL)
+    reached("freeze.dataset_written")
     artifact = app.workspace.artifacts.put(folder, "dataset", {"run_id": run_id})
+    reached("freeze.dataset_kept")
     shutil.rmtree(folder)
     return artifact
 
@@ -252,14 +256,16 @@ def prepare_training(app: App, cycle: Cycle, rules: TaskSettings, base: BaseMode
     else:
         spec = _spec(app, cycle, rules, base)
         write_json(spec_file, spec)
+    reached("train.spec_written")
     items = read_lines(app.workspace.artifacts.path(cycle.dataset, verify=True) / "dataset.jsonl", Item)
-    texts = app.workspace.texts.many([item.id for item in items if item.kind == "task"])
     general = _general_lines(app, rules)
-    for split in ("train", "valid"):
-        examples = [
-            _example(item, spec, texts, general) for item in items if item.split == split and _known(item, texts)
-        ]
-        write_lines(folder / f"{split}.jsonl", examples)
+    with app.workspace.rendering():
+        texts = app.workspace.texts.many([item.id for item in items if item.kind == "task"])
+        for split in ("train", "valid"):
+            examples = [
+                _example(item, spec, texts, general) for item in items if item.split == split and _known(item, texts)
+            ]
+            write_lines(folder / f"{split}.jsonl", examples)
     return spec
 
 

@@ -224,7 +224,11 @@ def _label(value: Any, labels: Sequence[str]) -> str | None:
         for label in labels:
             if label.casefold() == wanted:
                 return label
-    raise BadLine(f"unknown label {str(value)[:40]!r}; the labels are {', '.join(labels)}")
+    # the reason goes into an event: where columns are shifted, the value is a text
+    named = (
+        repr(value) if isinstance(value, str) and len(value) <= 40 and len(value.split()) == 1 else "of another form"
+    )
+    raise BadLine(f"unknown label {named}; the labels are {', '.join(labels)}")
 
 
 def _identity(value: Any) -> str:

@@ -15,17 +15,18 @@ from typing import Any
 from adapters.specs import Example, TrainResult, read_json, read_lines
 from adapters.train import plan
 from loop import commands as cmd
-from loop import datasets, evaluations, serving
+from loop import datasets, evaluations, manners, questions, serving
 from loop.actions import rolled_back
-from loop.answerers import choose_shot_records, open_answerer, render
 from loop.bootstrap import App
+from loop.lease import Lease
 from loop.services import Services
 from loop.settings import TaskSettings
-from loop.state import Cycle, TaskState
-from loop.steps import Progress, Steps, forget_texts
+from loop.state import GPU_NEEDED, SHUTDOWN, Cycle, TaskState
+from loop.steps import Progress, Steps, forget_ending, forget_texts
 from store import events as ev
 from store import queries
 from store.errors import ModelError, StepError, TuneloopError
+from store.kill_points import reached
 from store.log import Draft, Recorded, step_id
 from store.tables import EvaluationRow
 
@@ -33,7 +34,6 @@ log = logging.getLogger("tuneloop.handlers")
 
 Work = Callable[[], list[Recorded]]
 ACTOR = "daemon"
-PROMPT_ITEMS = 60  # labelled examples that prompt versions are compared on, at most
 PROGRESS_STEPS = 5  # optimiser steps between two progress events
 
 
@@ -42,7 +42,7 @@ class Context:
     """What handlers work with."""
 
     app: App
-    epoch: int | None
+    lease: Lease
     steps: Steps
     services: Services
     stopping: Callable[[], bool]
@@ -51,7 +51,7 @@ class Context:
         self, drafts: Sequence[Draft], *, expected: Mapping[str, int] | None = None, cause: str = ""
     ) -> list[Recorded]:
         return self.app.workspace.log.append(
-            drafts, actor=ACTOR, now=self.app.now(), expected=expected, epoch=self.epoch, correlation_id=cause
+            drafts, actor=ACTOR, now=self.app.now(), expected=expected, epoch=self.lease.epoch, correlation_id=cause
         )
 
     def task(self, name: str) -> tuple[TaskState, TaskSettings]:
@@ -71,6 +71,11 @@ class Context:
     def folder(self, name: str) -> Path:
         return self.app.workspace.paths.runs / name
 
+    def start(self, kind: ev.StepKind, folder: Path) -> None:
+        """Start a step's child, unless another daemon has taken over since its start was recorded."""
+        with self.lease.fence():
+            self.steps.start(kind, folder)
+
 
 def _run_draft(event: Any, *key: str | int) -> Draft:
     return Draft(event, f"run/{event.run_id}", step_id(event.run_id, type(event).__name__, *key))
@@ -80,40 +85,13 @@ def _run_draft(event: Any, *key: str | int) -> Draft:
 
 
 def adopt_prompt(context: Context, command: cmd.AdoptPrompt) -> list[Recorded]:
-    """Score the prompt versions on labelled training-side examples; the best becomes the baseline."""
-    from prompts import baseline, templates
-
-    app = context.app
-    rules = app.settings.task(command.task)
-    rows = queries.labelled(app.workspace.read, command.task, side="train")
-    shots = choose_shot_records(app, rules, rows)
-    names = templates.resolve([rules.prompt] if rules.prompt else rules.prompts, app.root / "prompts")
-    if not shots:
-        names = [name for name in names if not templates.read(name, app.root / "prompts").shots]
-    specs = {name: render(app, rules, name, shots) for name in names}
-    scores: list[ev.PromptScore] = []
-    if rules.prompt or len(specs) == 1:
-        best, reason = next(iter(specs)), "named in tuneloop.toml" if rules.prompt else "the only one"
-    else:
-        held = [row for row in rows if row.record_id not in shots][:PROMPT_ITEMS]
-        texts = app.workspace.texts.many([row.record_id for row in held])
-        items = [baseline.Item(texts[row.record_id], row.label) for row in held if row.record_id in texts]
-        with open_answerer(app.settings, _engine_url(context)) as answerer:
-            for spec in specs.values():
-                if context.stopping():
-                    return []
-                log.info("comparing prompts: %s on %d examples", spec.name, len(items))
-                scores.append(baseline.score_prompt(answerer.answer, spec, items, rules.labels))
-        best, reason = baseline.choose(scores, specs)
-    event = ev.PromptAdopted(
-        task=command.task,
-        prompt=best,
-        digest=specs[best].digest,
-        scores=scores,
-        reason=reason,
-        shots=shots if specs[best].shots else [],
-    )
-    return context.append([Draft(event, f"task/{command.task}")])
+    """Have the prompt versions scored on labelled training-side examples; the best becomes the baseline."""
+    event = questions.compared(context.app, context.steps, command.task)
+    if event is None:
+        return []  # still being asked
+    recorded = context.append([Draft(event, f"task/{command.task}")])
+    questions.forget_comparison(context.app, command.task)
+    return recorded
 
 
 def harvest(context: Context, command: cmd.Harvest) -> list[Recorded]:
@@ -121,6 +99,7 @@ def harvest(context: Context, command: cmd.Harvest) -> list[Recorded]:
     state, rules = context.task(command.task)
     head = context.app.state().position
     drafts = datasets.harvest(context.app, state, rules, up_to=head)
+    reached("harvest.chosen")
     return context.append(drafts)
 
 
@@ -131,11 +110,13 @@ def freeze_dataset(context: Context, command: cmd.FreezeDataset) -> list[Recorde
     """Curate the labels there are and keep the result by content address."""
     state, rules = context.task(command.task)
     event = datasets.freeze(context.app, state, rules, command)
+    reached("freeze.counted")
     return context.append([_run_draft(event)], expected={f"run/{command.run_id}": 0})
 
 
 def start_training(context: Context, command: cmd.StartTraining) -> list[Recorded]:
     """Render the run folder, record the start, then start the child."""
+    _wait_for_gpu(context)
     app = context.app
     cycle = context.cycle(command)
     _, rules = context.task(command.task)
@@ -161,8 +142,12 @@ def start_training(context: Context, command: cmd.StartTraining) -> list[Recorde
         epoch_cap_exceeded=planned.epoch_cap_exceeded,
         resumed_from=progress.checkpoint,
     )
+    forget_ending(folder)
+    reached("train.folder_prepared")
     recorded = context.append([_run_draft(event, command.attempt)], cause=command.run_id)
-    context.steps.start("train", folder)
+    reached("train.start_recorded")
+    context.start("train", folder)
+    reached("train.child_started")
     return recorded
 
 
@@ -173,6 +158,8 @@ def watch_step(context: Context, command: cmd.WatchStep) -> list[Recorded]:
     progress = context.steps.look(folder)
     cause = command.run_id
     if progress.status == "running":
+        if _gpu_is_short(context):
+            context.steps.stop(folder, GPU_NEEDED)
         return context.append(_progress(command, cycle, progress), cause=cause)
     if progress.status == "done":
         finish = _finish_training if command.kind == "train" else _finish_evaluation
@@ -181,10 +168,25 @@ def watch_step(context: Context, command: cmd.WatchStep) -> list[Recorded]:
         except TuneloopError as error:
             return context.append([_failed(context, command, cycle, error.message, retry=True)], cause=cause)
     if progress.failure is not None:
+        reached("step.failure_seen")
         return context.append(
             [_failed(context, command, cycle, progress.failure.message, retry=progress.failure.retry)], cause=cause
         )
-    return context.append([_interrupted(command, progress, "its process ended without a result")], cause=cause)
+    reached("step.interruption_seen")
+    reason = progress.stopped or "its process ended without a result"
+    return context.append([_interrupted(command, cycle, progress, reason)], cause=cause)
+
+
+def _gpu_is_short(context: Context) -> bool:
+    kept = context.app.settings.resources.gpu_free_mb
+    free = manners.gpu_free_mb() if kept else None
+    return free is not None and free < kept
+
+
+def _wait_for_gpu(context: Context) -> None:
+    if _gpu_is_short(context):
+        kept = context.app.settings.resources.gpu_free_mb
+        raise StepError(f"less than {kept} MiB of GPU memory is free", hint="The step starts when there is more.")
 
 
 def _progress(command: cmd.WatchStep, cycle: Cycle, progress: Progress) -> list[Draft]:
@@ -226,18 +228,22 @@ def _finish_training(context: Context, command: cmd.WatchStep, cycle: Cycle, fol
         stopped=result.stopped,
         samples=[{"id": one.id, "expected": one.expected, "answered": one.answered} for one in result.samples],
     )
+    reached("train.adapter_kept")
     return [_run_draft(event)]
 
 
 def _finish_evaluation(context: Context, command: cmd.WatchStep, cycle: Cycle, folder: Path) -> list[Draft]:
     baseline = context.app.state().task(command.task).baseline
     events = evaluations.finish(context.app, folder, baseline)
+    reached("evaluate.predictions_kept")
     return [_run_draft(event, cycle.evaluation_id) for event in events]
 
 
 def _failed(context: Context, command: cmd.WatchStep, cycle: Cycle, reason: str, *, retry: bool) -> Draft:
     limit = context.app.settings.task(command.task).training.max_attempts
     parked = not retry or cycle.failures + 1 >= limit
+    if parked:
+        _forget_run(context, cycle)
     return _ending(command, cycle, reason, parked)
 
 
@@ -259,7 +265,7 @@ def _ending(command: cmd.WatchStep | cmd.Park, cycle: Cycle, reason: str, parked
     return _run_draft(event, cycle.evaluation_id, cycle.attempt, int(parked))
 
 
-def _interrupted(command: cmd.WatchStep, progress: Progress, reason: str) -> Draft:
+def _interrupted(command: cmd.WatchStep, cycle: Cycle, progress: Progress, reason: str) -> Draft:
     event = ev.StepInterrupted(
         task=command.task,
         run_id=command.run_id,
@@ -268,15 +274,24 @@ def _interrupted(command: cmd.WatchStep, progress: Progress, reason: str) -> Dra
         checkpoint=progress.checkpoint,
         reason=reason,
     )
-    return _run_draft(event, command.kind, command.attempt)
+    # attempts are counted anew for each look
+    key = [cycle.evaluation_id] if command.kind == "evaluate" else []
+    return _run_draft(event, command.kind, command.attempt, *key)
+
+
+def _forget_run(context: Context, cycle: Cycle) -> None:
+    """Remove the texts of a run that is given up: before it is recorded, since nobody comes back afterwards."""
+    for name in (cycle.run_id, cycle.evaluation_id):
+        if name:
+            forget_texts(context.folder(name))
+    reached("park.texts_forgotten")
 
 
 def park(context: Context, command: cmd.Park) -> list[Recorded]:
     """Give a run up, with the reason of its last failure."""
     cycle = context.cycle(command)
-    recorded = context.append([_ending(command, cycle, command.reason or "it kept failing", parked=True)])
-    forget_texts(context.folder(command.run_id))
-    return recorded
+    _forget_run(context, cycle)
+    return context.append([_ending(command, cycle, command.reason or "it kept failing", parked=True)])
 
 
 def register_adapter(context: Context, command: cmd.RegisterAdapter) -> list[Recorded]:
@@ -300,9 +315,9 @@ def register_adapter(context: Context, command: cmd.RegisterAdapter) -> list[Rec
         prompt=spec.prompt,
         temperature=done.temperature,
     )
-    recorded = context.append([_run_draft(event)], cause=command.run_id)
-    forget_texts(folder)
-    return recorded
+    forget_texts(folder)  # first: after the record nobody comes back for them
+    reached("register.texts_forgotten")
+    return context.append([_run_draft(event)], cause=command.run_id)
 
 
 # ---------------------------------------------------------------- evaluation and verdict
@@ -310,12 +325,16 @@ def register_adapter(context: Context, command: cmd.RegisterAdapter) -> list[Rec
 
 def start_evaluation(context: Context, command: cmd.StartEvaluation) -> list[Recorded]:
     """Spend a look at the exam: write the run folder, record the start, start the child."""
+    _wait_for_gpu(context)
     app = context.app
     state, rules = context.task(command.task)
     evaluation_id = f"{command.adapter}-look-{command.look}"
     folder = context.folder(evaluation_id)
-    evaluations.prepare(app, state, rules, command, serving.base_ref(app), folder)
-    evaluations.ask_remote_baseline(app, state, rules, folder)
+    base = serving.base_ref(app)
+    with app.workspace.rendering():
+        evaluations.prepare(app, state, rules, command, base, folder)
+    if not questions.exam_is_answered(app, context.steps, state, folder):
+        return []  # a remote baseline is still being asked
     items = evaluations.read_exam(folder)
     event = ev.EvaluationStarted(
         task=command.task,
@@ -329,8 +348,12 @@ def start_evaluation(context: Context, command: cmd.StartEvaluation) -> list[Rec
         hard_exam=sum(item.hard for item in items),
         look=command.look,
     )
+    forget_ending(folder)
+    reached("evaluate.folder_prepared")
     recorded = context.append([_run_draft(event, evaluation_id, command.attempt)], cause=command.run_id)
-    context.steps.start("evaluate", folder)
+    reached("evaluate.start_recorded")
+    context.start("evaluate", folder)
+    reached("evaluate.child_started")
     return recorded
 
 
@@ -342,9 +365,10 @@ def judge_candidate(context: Context, command: cmd.Judge) -> list[Recorded]:
     rules = context.app.settings.task(command.task)
     past = [one.event for one in context.app.workspace.log.stream(f"run/{command.run_id}")]
     event = gate.judge(gate.evidence(past, cycle.evaluation_id), rules.gate)
-    recorded = context.append([_run_draft(event, cycle.evaluation_id)], cause=command.run_id)
+    reached("judge.decided")
     forget_texts(context.folder(cycle.evaluation_id))
-    return recorded
+    reached("judge.texts_forgotten")
+    return context.append([_run_draft(event, cycle.evaluation_id)], cause=command.run_id)
 
 
 def promote(context: Context, command: cmd.Promote) -> list[Recorded]:
@@ -362,6 +386,7 @@ def promote(context: Context, command: cmd.Promote) -> list[Recorded]:
         evaluation=evaluation.artifact if evaluation else "",
         engine_url=_engine_url(context),
     )
+    reached("promote.probed")
     event = ev.AdapterPromoted(
         task=command.task,
         answerer=cycle.adapter,
@@ -373,7 +398,9 @@ def promote(context: Context, command: cmd.Promote) -> list[Recorded]:
         reason=cycle.reason,
     )
     draft = Draft(event, stream, step_id(command.run_id, "AdapterPromoted", cycle.evaluation_id))
-    return context.append([draft], expected={stream: version}, cause=command.run_id)
+    recorded = context.append([draft], expected={stream: version}, cause=command.run_id)
+    reached("promote.recorded")
+    return recorded
 
 
 def reject(context: Context, command: cmd.Reject) -> list[Recorded]:
@@ -389,6 +416,7 @@ def reject(context: Context, command: cmd.Reject) -> list[Recorded]:
         reason=command.reason,
         forgetting=bool(failed) and all(name in ("forgetting", "bits_per_byte") for name in failed),
     )
+    reached("reject.decided")
     return context.append([_run_draft(event, cycle.evaluation_id)], cause=command.run_id)
 
 
@@ -399,6 +427,7 @@ def roll_back(context: Context, command: cmd.RollBack) -> list[Recorded]:
     deployed = context.app.state().task(command.task).deployed
     event = rolled_back(command.task, deployed, deployed[-2], command.reason)
     draft = Draft(event, stream, step_id(command.task, "AdapterRolledBack", version))
+    reached("rollback.decided")
     return context.append([draft], expected={stream: version})
 
 
@@ -435,7 +464,7 @@ def record_shutdown(context: Context) -> list[Recorded]:
         if progress.status in ("running", "done"):
             continue  # another daemon's, or its ending is recorded by the next one
         command = cmd.WatchStep(task=task.task, run_id=cycle.run_id, kind=kind, attempt=cycle.attempt)
-        recorded += context.append([_interrupted(command, progress, "shutdown")])
+        recorded += context.append([_interrupted(command, cycle, progress, SHUTDOWN)])
     return recorded
 
 

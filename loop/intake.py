@@ -1,9 +1,10 @@
 """Records and feedback into the log: from the inbox folder and from the command line.
 
-A file of the inbox is claimed by renaming it to `claimed/<random>__<name>`, read in batches, and moved to
-`done/` when its last line is in. Ids and event ids follow from production's ids, or from the claim and the line's
-number, so a restart in the middle repeats nothing; a side file remembers how far a claim was read. What cannot be
-taken in is kept in `quarantine/` with an event that says why.
+A file of the inbox is claimed by renaming it to `claimed/<random>__<name>`, read in batches, and deleted when its
+last line is in, so that every text has one place, where it can be erased; a note in `done/` says that it was read. Ids
+and event ids follow from production's ids, or from the claim and the line's number, so a restart in the middle repeats
+nothing; a side file remembers how far a claim was read. What cannot be taken in is kept in `quarantine/` with an event
+that says why.
 
 Files in a subfolder `inbox/<task>/` belong to that task, `*.feedback.jsonl` holds corrections.
 """
@@ -16,12 +17,15 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
+from adapters.specs import write_json
 from loop.bootstrap import App
 from loop.formats import Format
 from loop.reader import SEPARATOR, Reader
@@ -29,6 +33,7 @@ from loop.reader import Report as Report
 from loop.reader import external_record_id as external_record_id
 from loop.sources import CSV_ENDINGS, ENDINGS, Numbered, Unfinished, csv_lines, raw_lines
 from store.errors import InputError
+from store.kill_points import reached
 from store.log import Recorded, step_id
 
 FEEDBACK = ".feedback."
@@ -42,6 +47,14 @@ class Progress(msgspec.Struct, frozen=True):
 
     line: int = 0
     offset: int = 0
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """The note that stays of a file that was read. The digest is keyed: that of a short file could be guessed."""
+
+    name: str
+    bytes: int
+    digest: str
 
 
 def take_in(
@@ -60,7 +73,7 @@ def take_in(
         StoreError: the log cannot be written; what was read before is in.
     """
     moment = time.time() if now is None else now
-    _claim(app, moment)
+    _claim(app, moment, epoch)
     recorded: list[Recorded] = []
     left = limit
     # records first: a correction may speak of a record in the file beside it
@@ -128,7 +141,7 @@ def ingest_file(app: App, task: str, path: Path, *, form: Format = "auto", actor
 # ---------------------------------------------------------------- the inbox
 
 
-def _claim(app: App, now: float) -> None:
+def _claim(app: App, now: float, epoch: int | None) -> None:
     """Rename what is complete out of the inbox; two processes cannot claim the same file."""
     paths, settle = app.workspace.paths, app.settings.daemon.settle_seconds
     for folder, prefix in [(paths.inbox, ""), *((paths.inbox / task, f"{task}~") for task in app.settings.tasks)]:
@@ -140,22 +153,31 @@ def _claim(app: App, now: float) -> None:
                 # a writer's clock may run ahead of ours: only the distance counts
                 if not path.is_file() or abs(now - status.st_mtime) < settle:
                     continue
-                _move(path, paths.claimed / f"{uuid.uuid4()}{SEPARATOR}{prefix}{path.name}")
+                fence = partial(app.workspace.log.fenced, epoch)
+                _move(path, paths.claimed / f"{uuid.uuid4()}{SEPARATOR}{prefix}{path.name}", fence)
+                reached("intake.file_claimed")
             except FileNotFoundError:
                 continue
 
 
-def _move(path: Path, target: Path) -> None:
+def _move(path: Path, target: Path, fence: Callable[[], AbstractContextManager[None]]) -> None:
     """Rename; onto another file system copy first, so that the target is complete or absent."""
     try:
-        path.rename(target)
+        with fence():
+            path.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
+        status = path.stat()
+        # named by what is copied: copied again after a crash it is the same claim
+        claim = step_id("claim", path.name, status.st_ino, status.st_mtime_ns, status.st_size)
+        target = target.with_name(claim + SEPARATOR + _name_of(target))
         beside = target.with_name("." + target.name)
         shutil.copyfile(path, beside)
-        beside.rename(target)
-        path.unlink()
+        with fence():
+            beside.rename(target)
+            reached("intake.file_copied")
+            path.unlink()
 
 
 def _claims(app: App) -> list[Path]:
@@ -197,18 +219,30 @@ def _take_file(app: App, path: Path, limit: int, now: float, epoch: int | None) 
             reader.take(line.as_line() if isinstance(line, Unfinished) else line)
             used += 1
             if reader.just_flushed:
+                reached("intake.batch_appended")
                 _keep(progress_file, Progress(line.number, line.end))
+                reached("intake.progress_noted")
                 progress = Progress(line.number, line.end)
             last = Progress(line.number, line.end)
         reader.flush()
         if used:
             _keep(progress_file, last)
     if not unfinished:
-        done = app.workspace.paths.home / "done"
-        done.mkdir(mode=0o700, exist_ok=True)
-        path.rename(done / path.name)
+        reached("intake.file_read")
+        _note_taken(app, path, name)
+        reached("intake.file_done")
+        path.unlink()
+        reached("intake.file_deleted")
         progress_file.unlink(missing_ok=True)
     return reader.report, max(used, 1)
+
+
+def _note_taken(app: App, path: Path, name: str) -> None:
+    app.workspace.paths.done.mkdir(mode=0o700, exist_ok=True)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    taken = Taken(name=name, bytes=path.stat().st_size, digest=app.workspace.texts.keyed(digest))
+    write_json(app.workspace.paths.done / f"{path.name}.json", taken)
 
 
 def _lines(app: App, file: IO[bytes], ending: str, progress: Progress) -> Iterator[Numbered | Unfinished]:

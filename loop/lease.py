@@ -6,12 +6,14 @@ import fcntl
 import os
 import socket
 import time
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from store.errors import Conflict, DaemonRunning
+from store.errors import Conflict, DaemonRunning, StoreError
 from store.events import LeaseAcquired
+from store.kill_points import reached
 from store.log import Draft, Log
 
 LOCK = "daemon.lock"
@@ -21,9 +23,26 @@ STREAM = "loop"
 class Lease:
     """The right to run the loop; `epoch` goes with every append of its holder."""
 
-    def __init__(self, file: IO[str] | None, epoch: int) -> None:
+    def __init__(self, file: IO[str] | None, epoch: int, log: Log, *, taken_over: bool) -> None:
         self._file = file
+        self._log = log
+        self._locked = not taken_over
         self.epoch = epoch
+        self.taken_over = taken_over  # from a process that still held the lock
+
+    def check(self) -> None:
+        """Look whether this is still the newest lease, and take the lock once a fenced-off holder has ended.
+
+        Raises:
+            StaleEpoch: a newer daemon holds the lease.
+        """
+        if self._file is not None and not self._locked:
+            self._locked = _try_lock(self._file)
+        self._log.check_lease(self.epoch)
+
+    def fence(self) -> AbstractContextManager[None]:
+        """A block that only the holder of the newest lease may do; see `Log.fenced`."""
+        return self._log.fenced(self.epoch)
 
     def release(self) -> None:
         """Give the lock back; the epoch stays in the log."""
@@ -35,42 +54,60 @@ class Lease:
 def acquire(folder: Path, log: Log, *, now: datetime, take_over: bool = False) -> Lease:
     """Take the lock and raise the epoch.
 
-    With `take_over` the epoch is raised although another process holds the lock: from then on the log and
-    the production pointer refuse that process, even if it was only stalled.
+    With `take_over` the epoch is raised although another process holds the lock: from then on the log, the
+    inbox and the production pointer refuse that process, even if it was only stalled.
 
     Raises:
-        DaemonRunning: another process holds the lock and `take_over` is not set.
+        DaemonRunning: another process holds the lock and `take_over` is not set, or it was stopped in the middle of
+            a write, so that nobody else can write.
     """
     path = folder / LOCK
     # a+ and no truncation: the file names its holder, and we may not be the next one
     file = path.open("a+", encoding="utf-8")
     held = not _lock(file)
+    file.seek(0)
+    former = file.read().strip() or "unknown process"
     if held and not take_over:
-        file.seek(0)
-        holder = file.read().strip() or "unknown process"
         file.close()
         raise DaemonRunning(
-            f"a daemon already runs on this workspace ({holder})",
+            f"a daemon already runs on this workspace ({former})",
             hint="`tuneloop status` shows it; if it hangs, `tuneloop run --take-over` fences it off.",
         )
     holder = f"pid {os.getpid()} on {socket.gethostname()}"
+    reached("lease.locked")
+    try:
+        epoch = _raise_epoch(log, holder, now, taken_over=held)
+    except StoreError as error:
+        file.close()
+        if not held:
+            raise
+        raise DaemonRunning(
+            f"the daemon that hangs ({former}) cannot be fenced off: {error.message}",
+            hint="It may hold the database in the middle of a write: end it with kill -9, nothing is lost.",
+        ) from error
+    reached("lease.raised")
     file.seek(0)
     file.truncate()
     file.write(holder)
     file.flush()
-    epoch = _raise_epoch(log, holder, now, taken_over=held)
-    return Lease(file, epoch)
+    return Lease(file, epoch, log, taken_over=held)
 
 
 def _lock(file: IO[str]) -> bool:
     """Try twice: somebody may just have been asking whether a daemon runs."""
     for pause in (0.05, 0.0):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _try_lock(file):
             return True
-        except BlockingIOError:
-            time.sleep(pause)
+        time.sleep(pause)
     return False
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _raise_epoch(log: Log, holder: str, now: datetime, *, taken_over: bool) -> int:

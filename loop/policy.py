@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 
 from loop import commands as cmd
+from loop.manners import in_window
 from loop.settings import Settings, TaskSettings
 from loop.state import Cycle, LoopState, Plan, TaskState
 from store.events import StepKind
 
 BUSY_PHASES = ("training", "evaluating")
+STARTING_PHASES = ("frozen", "interrupted", "registered")
 PROMPT_EXAMPLES = 12  # labelled examples that a choice between prompts needs at least
 
 
 def decide(state: LoopState, settings: Settings, now: datetime) -> list[cmd.Command]:
-    """The commands that are due, at most one of them starting a busy child process.
+    """The commands that are due. At most one step has the machine: of several that would start one (`is_busy`) the
+    first that can start now does, so that a task that waits for an endpoint, or keeps failing, holds nobody up.
 
     While the loop is paused only running steps are watched; nothing new starts.
     """
@@ -25,6 +29,7 @@ def decide(state: LoopState, settings: Settings, now: datetime) -> list[cmd.Comm
     if state.paused:
         return watched
     free = not watched
+    window = in_window(settings.resources.window, settings.resources.timezone, now)
     orders: list[cmd.Command] = []
     for name, task_settings in settings.tasks.items():
         task = state.task(name)
@@ -32,9 +37,9 @@ def decide(state: LoopState, settings: Settings, now: datetime) -> list[cmd.Comm
             orders.append(cmd.Harvest(task=name))
         if (reason := _rollback_reason(task, task_settings)) is not None:
             orders.append(cmd.RollBack(task=name, reason=reason))
-        if (command := _cycle_step(task, task_settings)) is not None and (free or not _is_busy(command)):
+        command = _cycle_step(task, task_settings)
+        if command is not None and (not is_busy(command) or (free and (window or _was_asked_for(task)))):
             orders.append(command)
-            free = free and not _is_busy(command)
     return watched + orders
 
 
@@ -52,6 +57,8 @@ def waits(state: LoopState, settings: Settings, name: str) -> list[str]:
         texts.append(f"{cycle.run_id} is parked ({cycle.reason}); `tuneloop train` tries again")
     if cycle is not None and (missing := _exam_missing(task, rules, cycle)) > 0:
         texts.append(f"{missing} more audit labels until {cycle.adapter} is judged")
+    elif cycle is not None and cycle.phase in STARTING_PHASES and settings.resources.window and not cycle.asked:
+        texts.append(f"a free machine within {settings.resources.window}")
     if cycle is None or cycle.undecided or cycle.phase == "parked":
         missing = _labels_missing(task, rules)
         texts.append(f"{missing} more labels until training" if missing > 0 else "a free machine for training")
@@ -64,8 +71,14 @@ def is_plateau(task: TaskState, rules: TaskSettings) -> bool:
     return len(last) == rules.trigger.plateau_rounds and all(gain < rules.trigger.plateau_delta for gain in last)
 
 
-def _is_busy(command: cmd.Command) -> bool:
+def is_busy(command: cmd.Command) -> bool:
+    """Whether a command keeps the machine busy, if it starts."""
     return isinstance(command, cmd.StartTraining | cmd.StartEvaluation | cmd.AdoptPrompt)
+
+
+def _was_asked_for(task: TaskState) -> bool:
+    """Whether a person ordered the step: their word stands above the window."""
+    return task.evaluation_request is not None or (task.cycle is not None and task.cycle.asked)
 
 
 def _watch(task: TaskState) -> cmd.WatchStep | None:
@@ -81,7 +94,9 @@ def _harvest_is_due(task: TaskState, rules: TaskSettings, now: datetime) -> bool
         return True
     if task.fresh_records == 0:
         return False
-    return task.harvested_at is None or (now - task.harvested_at).total_seconds() >= rules.harvest.every_seconds
+    # a clock that was set back makes the last harvest one of the future: only the distance counts
+    since = abs((now - task.harvested_at).total_seconds()) if task.harvested_at else math.inf
+    return since >= rules.harvest.every_seconds
 
 
 def _rollback_reason(task: TaskState, rules: TaskSettings) -> str | None:
@@ -170,6 +185,8 @@ def _new_cycle(task: TaskState, rules: TaskSettings) -> cmd.Command | None:
     if not task.baseline:
         named = bool(rules.prompt)
         return cmd.AdoptPrompt(task=name) if named or task.train_total >= PROMPT_EXAMPLES else None
+    if task.shots_erased and task.train_total >= PROMPT_EXAMPLES:
+        return cmd.AdoptPrompt(task=name)
     run_id = f"{name}-run-{task.datasets + 1}"
     plan: Plan = "overnight" if is_plateau(task, rules) else "standard"
     if task.request is not None:

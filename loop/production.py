@@ -53,8 +53,10 @@ def move_pointer(folder: Path, pointer: Pointer) -> bool:
 class Engine:
     """The engine's side doors, as vLLM names them."""
 
-    def __init__(self, url: str, *, timeout: float = 60.0) -> None:
-        self._client = httpx.Client(base_url=url.rstrip("/"), timeout=timeout)
+    def __init__(self, url: str, *, token: str = "", timeout: float = 60.0) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # a proxy from the environment must not come between us and this machine
+        self._client = httpx.Client(base_url=url.rstrip("/"), timeout=timeout, headers=headers, trust_env=False)
 
     def __enter__(self) -> Engine:
         return self

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import msgspec
 from sqlalchemy.engine import Connection
@@ -18,6 +19,7 @@ from loop.sources import Numbered
 from store import queries
 from store.errors import Conflict
 from store.events import FeedbackReceived, RecordQuarantined
+from store.kill_points import reached
 from store.log import Draft, Recorded, step_id
 
 SEPARATOR = "__"  # between a claim and the file's own name
@@ -105,8 +107,10 @@ class Reader:
     def quarantine_file(self, path: Path, reason: str) -> None:
         """Put a whole file aside."""
         kept = self.app.workspace.paths.quarantine / path.name
-        path.rename(kept)
+        # the event first: a file that is still claimed comes here again
         self._quarantined(0, reason, kept.name)
+        reached("intake.file_refused")
+        path.rename(kept)
 
     def _labels(self, value: dict[str, object]) -> Sequence[str]:
         tasks = self.app.settings.tasks
@@ -195,10 +199,13 @@ class Reader:
             self._refuse(line.number, reason)  # before an interruption
             return
         kept = self.app.workspace.paths.quarantine / f"{self.claim}{SEPARATOR}{Path(self.source).name}"
-        with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as file:
-            file.write(line.raw.rstrip(b"\r\n") + b"\n")
+        raw = line.raw.rstrip(b"\r\n") + b"\n"
+        with os.fdopen(os.open(kept, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b") as file:
+            if not _ends_with(file, raw):  # else it was kept before an interruption
+                file.write(raw)
             file.flush()
             os.fsync(file.fileno())
+        reached("intake.line_kept")
         self._quarantined(line.number, reason, kept.name)
 
     def _quarantined(self, number: int, reason: str, kept: str) -> None:
@@ -211,3 +218,11 @@ class Reader:
         self.report.quarantined += 1
         if len(self.report.problems) < _PROBLEMS:
             self.report.problems.append((number, reason))
+
+
+def _ends_with(file: IO[bytes], line: bytes) -> bool:
+    """Whether the last line of `file` is `line`."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - len(line) - 1))
+    tail = file.read()
+    return tail == line if size == len(line) else tail == b"\n" + line

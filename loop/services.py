@@ -9,17 +9,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 
 from adapters.specs import write_json
+from adapters.web_server import TOKEN_VARIABLE, url_of
 from loop.steps import MODEL_ENVIRONMENT
 from store.errors import TuneloopError
+from store.keys import environment_for
+from store.kill_points import reached
 
 log = logging.getLogger("tuneloop.services")
 FILE = "services.json"
@@ -28,9 +34,10 @@ LONGEST_PAUSE = 60.0
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """Base URLs (with /v1 left out); empty where nothing runs."""
+    """Base URLs (with /v1 left out); empty where nothing runs. The engine's token is its own for each start."""
 
     engine: str = ""
+    engine_token: str = ""
     gateway: str = ""
     pids: dict[str, int] = {}
 
@@ -46,14 +53,36 @@ def read_endpoints(folder: Path) -> Endpoints:
 class Service:
     """One process that writes its port into a file once it listens."""
 
-    def __init__(self, name: str, folder: Path, command: Callable[[Path], list[str]], *, listens: bool = True) -> None:
-        """`command(port_file)` gives the argument list after the interpreter; one that does not listen writes
-        no port file."""
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        command: Callable[[Path], list[str]],
+        *,
+        listens: bool = True,
+        host: str = "127.0.0.1",
+        keys: Sequence[str] = (),
+        guarded: bool = False,
+    ) -> None:
+        """Args:
+        name: for logs and files.
+        folder: of locks and ports.
+        command: `command(port_file)` gives the argument list after the interpreter.
+        listens: one that does not writes no port file.
+        host: where it listens.
+        keys: beginnings of the names of those keys in the environment that it gets.
+        guarded: it gets a fresh token at every start, and answers only those who have it.
+        """
         self.name = name
         self.listens = listens
         self.url = ""
+        self.token = ""
+        self._host = host
+        self._keys = keys
+        self._guarded = guarded
         self._folder = folder
-        self._port_file = folder / f"{name}.port"
+        # of this process alone: a daemon that was taken over may still be ending when the next one starts
+        self._port_file = folder / f"{name}.{os.getpid()}.port"
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._failures = 0
@@ -74,7 +103,7 @@ class Service:
                 return True
             if not self.url and self._port_file.exists():
                 port = self._port_file.read_text().strip()
-                self.url = f"http://127.0.0.1:{port}" if port else ""
+                self.url = url_of(self._host, port) if port else ""
                 self._failures = 0 if self.url else self._failures
             elif not self.url and time.monotonic() - self._started > START_SECONDS:
                 log.error("the %s did not come up within %.0f s and is started again", self.name, START_SECONDS)
@@ -96,15 +125,19 @@ class Service:
             log.error("the %s cannot start: %s %s", self.name, error.message, error.hint)
             return False
         self._port_file.unlink(missing_ok=True)
+        environment = {**environment_for(self._keys), **MODEL_ENVIRONMENT}
+        if self._guarded:
+            self.token = environment[TOKEN_VARIABLE] = secrets.token_urlsafe(32)
         with (self._folder.parent / "logs" / f"{self.name}.log").open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **MODEL_ENVIRONMENT},
+                env=environment,
                 start_new_session=True,
             )
+        reached("services.started")
         self._started = now
         return False
 
@@ -126,15 +159,33 @@ class Service:
 class Services:
     """All services of a daemon, and the file that tells others where they are."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, fence: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    ) -> None:
+        """`fence` is entered while the addresses are told; it refuses who may tell them no longer."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._fence = fence
+        for leftover in folder.glob("*.port"):
+            if not _runs(leftover.suffixes[0].removeprefix(".")):
+                leftover.unlink(missing_ok=True)
         self._services: dict[str, Service] = {}
         self._written = Endpoints()
 
-    def add(self, name: str, command: Callable[[Path], list[str]], *, listens: bool = True) -> None:
-        """Register a service; `tend` starts it."""
-        self._services[name] = Service(name, self.folder, command, listens=listens)
+    def add(
+        self,
+        name: str,
+        command: Callable[[Path], list[str]],
+        *,
+        listens: bool = True,
+        host: str = "127.0.0.1",
+        keys: Sequence[str] = (),
+        guarded: bool = False,
+    ) -> None:
+        """Register a service (arguments as in `Service`); `tend` starts it."""
+        self._services[name] = Service(
+            name, self.folder, command, listens=listens, host=host, keys=keys, guarded=guarded
+        )
 
     def tend(self) -> Endpoints:
         """Keep every service up and write their addresses when they have changed."""
@@ -142,11 +193,14 @@ class Services:
             service.tend()
         current = Endpoints(
             engine=self._url("engine"),
+            engine_token=self._services["engine"].token if self._url("engine") else "",
             gateway=self._url("gateway"),
             pids={name: service.pid for name, service in self._services.items() if service.pid},
         )
         if current != self._written:
-            write_json(self.folder / FILE, current)
+            with self._fence():
+                write_json(self.folder / FILE, current)
+            reached("services.told")
             self._written = current
         return current
 
@@ -154,8 +208,33 @@ class Services:
         """End all services."""
         for service in reversed(self._services.values()):
             service.stop()
-        if read_endpoints(self.folder) == self._written:  # else a daemon that took over has written its own
-            (self.folder / FILE).unlink(missing_ok=True)
+        with contextlib.suppress(TuneloopError), self._fence():
+            if read_endpoints(self.folder) == self._written:  # else a daemon that took over has written its own
+                (self.folder / FILE).unlink(missing_ok=True)
+
+    def end_former(self) -> None:
+        """Kill the services of the daemon that was taken over: they hold production's port and the model's memory."""
+        for name, pid in read_endpoints(self.folder).pids.items():
+            if _is_ours(pid, self.folder):
+                log.info("ending the %s of the daemon that was taken over (pid %d)", name, pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _url(self, name: str) -> str:
         return self._services[name].url if name in self._services else ""
+
+
+def _runs(pid: str) -> bool:
+    return pid.isdigit() and Path("/proc", pid).exists()
+
+
+def _is_ours(pid: int, folder: Path) -> bool:
+    """Whether a process id still belongs to a service of this workspace: ids are given out again."""
+    try:
+        arguments = Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    root = os.fsencode(folder.parent.parent)
+    return b"--die-with-parent" in arguments and any(
+        argument == root or argument.startswith(root + b"/") for argument in arguments
+    )

@@ -6,16 +6,21 @@ Used by the daemon at every tick and by `promote` and `rollback` at once; whoeve
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from adapters.specs import BaseModelRef
+from adapters.web_server import TOKEN_VARIABLE, read_token
 from loop import evaluations, production
 from loop.answerers import BASE_MODEL, baseline_prompt, training_prompt, upstream
 from loop.bootstrap import App
-from loop.services import Services
+from loop.lease import Lease
+from loop.services import Services, read_endpoints
 from loop.settings import TaskSettings
 from loop.state import TaskState
+from loop.steps import MODULES
 from store.errors import ModelError
+from store.kill_points import reached
 
 log = logging.getLogger("tuneloop.serving")
 
@@ -34,64 +39,103 @@ def base_ref(app: App) -> BaseModelRef:
     return base_model.reference(base_model.ensure(rules.base, say=log.info), rules.quantisation)
 
 
-def add_services(app: App, services: Services) -> None:
-    """Register engine, gateway and the mirror to Weights & Biases; `services.tend` starts them."""
+def add_services(app: App, services: Services, modules: Mapping[str, str] = MODULES) -> None:
+    """Register engine, gateway, the mirror to Weights & Biases and the notifier; `services.tend` starts them."""
 
     def engine(port_file: Path) -> list[str]:
         base = base_ref(app)
         busy = app.workspace.paths.home / "serving.busy"
-        arguments = ["-m", "adapters.serve", "--base", base.path, "--quantisation", base.quantisation]
-        return [*arguments, "--port-file", str(port_file), "--busy-file", str(busy), "--die-with-parent"]
-
-    def gateway(port_file: Path) -> list[str]:
-        port = str(app.settings.daemon.gateway_port)
-        arguments = ["-m", "loop.gateway", str(app.root), "--port", port]
+        arguments = ["-m", modules["engine"], "--base", base.path, "--quantisation", base.quantisation]
+        arguments += ["--adapter-root", str(app.workspace.paths.artifacts), "--busy-file", str(busy)]
         return [*arguments, "--port-file", str(port_file), "--die-with-parent"]
 
-    services.add("engine", engine)
-    services.add("gateway", gateway)
+    def gateway(port_file: Path) -> list[str]:
+        arguments = ["-m", modules["gateway"], *gateway_arguments(app)]
+        return [*arguments, "--port-file", str(port_file), "--die-with-parent"]
+
+    services.add("engine", engine, keys=("HF_", "HUGGING"), guarded=True)
+    services.add("gateway", gateway, host=app.settings.daemon.gateway_host, keys=("OPENAI_", TOKEN_VARIABLE))
     if app.settings.wandb.enabled and app.settings.wandb.mode != "disabled":
-        services.add("tracking", lambda _: _tracking(app), listens=False)
+        mirror = ["-m", modules["tracking"], *_tracking(app)]
+        services.add("tracking", lambda _: mirror, listens=False, keys=("WANDB_",))
+    if app.settings.notify:
+        arguments = ["-m", modules["notifier"], str(app.root), "--die-with-parent"]
+        services.add("notifier", lambda _: arguments, listens=False, keys=("",))  # its targets name their own
+
+
+def gateway_arguments(app: App) -> list[str]:
+    """The gateway's arguments as the settings have them.
+
+    Raises:
+        SettingsError: it is to be reached from elsewhere and there is no token, or its file will not do.
+    """
+    rules = app.settings.daemon
+    file = Path(app.root, rules.gateway_token_file) if rules.gateway_token_file else None
+    read_token(rules.gateway_host, file)
+    arguments = [str(app.root), "--host", rules.gateway_host, "--port", str(rules.gateway_port)]
+    arguments += ["--rate", str(rules.gateway_rate), "--rate-all", str(rules.gateway_rate_all)]
+    arguments += ["--token-file", str(file)] if file else []
+    return arguments + [word for name in rules.gateway_names for word in ("--allow-host", name)]
 
 
 def _tracking(app: App) -> list[str]:
     rules = app.settings.wandb
-    arguments = ["-m", "adapters.tracking", str(app.root), "--project", rules.project, "--mode", rules.mode]
+    arguments = [str(app.root), "--project", rules.project, "--mode", rules.mode]
     arguments += ["--entity", rules.entity] if rules.entity else []
     return [*arguments, *(["--send-text"] if rules.send_text else []), "--die-with-parent"]
 
 
-def point_production(app: App, engine_url: str, epoch: int = 0) -> list[str]:
+def point_production(app: App, engine_url: str, lease: Lease | None = None) -> list[str]:
     """Bring each task's pointer file in line with the log; an adapter is loaded before it is pointed at.
 
     Args:
         app: the workspace.
         engine_url: the local engine; empty where it is not up yet (tasks that need it are left for later).
-        epoch: of the daemon; 0 for the command line.
+        lease: of the daemon; None for the command line.
 
     Returns:
         The tasks whose pointer moved.
 
     Raises:
         ModelError: the engine refuses an adapter; the pointer stays where it was.
+        StaleEpoch: another daemon has taken over; the pointer stays where it is.
     """
     moved = []
+    epoch = lease.epoch if lease else None
     for name, rules in app.settings.tasks.items():
-        wanted = pointer_for(app, rules, app.state().task(name), epoch)
-        if wanted is None:
-            continue
-        current = production.read_pointer(app.workspace.paths.production, name)
-        if current is not None and (current.answerer, current.position) == (wanted.answerer, wanted.position):
-            continue
-        if wanted.kind == "adapter":
-            if not engine_url:
-                continue
-            with production.Engine(engine_url) as engine:
-                engine.load(wanted.answerer, Path(wanted.adapter))
-        if production.move_pointer(app.workspace.paths.production, wanted):
-            log.info("%s is answered by %s", name, wanted.answerer)
-            moved.append(name)
+        with app.workspace.rendering():
+            if _point(app, rules, name, engine_url, epoch):
+                moved.append(name)
     return moved
+
+
+def _point(app: App, rules: TaskSettings, name: str, engine_url: str, epoch: int | None) -> bool:
+    wanted = pointer_for(app, rules, app.state().task(name), epoch or 0)
+    if wanted is None:
+        return False
+    current = production.read_pointer(app.workspace.paths.production, name)
+    same = current is not None and (current.answerer, current.position) == (wanted.answerer, wanted.position)
+    # the prompt changes under its name when an example is erased, and when the prompts are compared again
+    if same and current is not None and current.prompt == wanted.prompt:
+        return False
+    if wanted.kind == "adapter":
+        if not engine_url:
+            return False
+        with _open_engine(app, engine_url) as engine:
+            engine.load(wanted.answerer, Path(wanted.adapter))
+        reached("production.adapter_loaded")
+    with app.workspace.log.fenced(epoch):  # also: one mover at a time
+        moved = production.move_pointer(app.workspace.paths.production, wanted)
+    if not moved:
+        return False
+    reached("production.pointer_moved")
+    log.info("%s is answered by %s", name, wanted.answerer)
+    return True
+
+
+def _open_engine(app: App, url: str) -> production.Engine:
+    told = read_endpoints(app.workspace.paths.run)
+    return production.Engine(url, token=told.engine_token if told.engine == url else "")
 
 
 def pointer_for(app: App, rules: TaskSettings, task: TaskState, epoch: int = 0) -> production.Pointer | None:
@@ -142,7 +186,7 @@ def load_and_probe(
     """
     folder = app.workspace.artifacts.path(artifact, verify=True)
     prompt = training_prompt(app, rules)
-    with production.Engine(engine_url) as engine:
+    with _open_engine(app, engine_url) as engine:
         engine.load(adapter, folder)
         for text, expected in evaluations.probe_items(app, evaluation, adapter, PROBES) if evaluation else []:
             served = engine.choose(adapter, prompt, text, rules.labels)

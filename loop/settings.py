@@ -15,8 +15,10 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -25,6 +27,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from loop.manners import parse_window
 from store.errors import SettingsError
 
 FILE_NAME = "tuneloop.toml"
@@ -47,6 +50,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def secret_in(url: str) -> str:
+    """What of a URL may be a key, so that it must not be written anywhere; "" for none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "is no URL"
+    if "@" in parts.netloc:
+        return "holds a user name or password"
+    return "holds a query" if parts.query or parts.fragment else ""
+
+
 class ModelSettings(Section):
     """The base model that adapters are trained on and served with."""
 
@@ -65,11 +79,27 @@ class EndpointSettings(Section):
     retries: int = Field(default=2, ge=0, le=20, description="of a failed request, with growing pauses")
     concurrency: int = Field(default=4, ge=1, le=256, description="requests in flight at once")
 
+    @field_validator("url")
+    @classmethod
+    def _no_secret(cls, url: str) -> str:
+        if problem := secret_in(url):
+            raise ValueError(f"the URL {problem}; put the key into OPENAI_API_KEY")
+        return url
+
 
 class DaemonSettings(Section):
-    gateway_port: int = Field(
-        default=0, ge=0, le=65535, description="port of production's door on loopback; 0: any free one"
+    gateway_host: str = Field(
+        default="127.0.0.1", min_length=1, description="address of production's door; off loopback a token is required"
     )
+    gateway_port: int = Field(default=0, ge=0, le=65535, description="port of production's door; 0: any free one")
+    gateway_token_file: str = Field(
+        default="", description="holds its bearer token, for your eyes only; empty: TUNELOOP_TOKEN, where it is set"
+    )
+    gateway_names: list[str] = Field(default=[], description="more names that clients may call it by (Host header)")
+    gateway_rate: float = Field(
+        default=200.0, ge=0, description="requests a second from one address, twice as many at once; 0: no limit"
+    )
+    gateway_rate_all: float = Field(default=1000.0, ge=0, description="and from all together; 0: no limit")
     tick_seconds: float = Field(default=5.0, gt=0, description="the daemon looks again at least this often")
     rescan_seconds: float = Field(
         default=30.0, gt=0, description="the inbox is listed again this often, whatever was notified"
@@ -94,6 +124,83 @@ class WandbSettings(Section):
         default="auto", description="auto: WANDB_MODE if set, else online with a key and offline without"
     )
     send_text: bool = Field(default=False, description="also send the texts of sample outputs, not only record ids")
+
+
+class ResourceSettings(Section):
+    """Manners of training and evaluation beside production."""
+
+    nice: int = Field(default=10, ge=0, le=19, description="priority of steps; 19 gives way to everything")
+    memory_limit_mb: int = Field(default=0, ge=0, description="of a step, in MiB; 0: none")
+    window: str = Field(default="", description='steps start only then, e.g. "22:00-06:00"; empty: always')
+    timezone: str = Field(default="", description="of the window, e.g. Europe/Vienna; empty: the machine's")
+    gpu_free_mb: int = Field(
+        default=0, ge=0, description="GPU memory kept free for production, in MiB: steps wait, or save and give way"
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _window(cls, window: str) -> str:
+        if window:
+            parse_window(window)
+        return window
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone(cls, timezone: str) -> str:
+        if timezone:
+            try:
+                ZoneInfo(timezone)
+            except (KeyError, ValueError, OSError):
+                raise ValueError(f"{timezone!r} is no time zone (write it as Europe/Vienna)") from None
+        return timezone
+
+
+NotifyEvent = Literal["labels_needed", "training_failed", "verdict", "promotion", "rollback", "degraded"]
+
+
+class NotifySettings(Section):
+    """Somebody who is told what happens: `[notify.NAME]`, any number of them."""
+
+    kind: Literal["webhook", "slack", "command"] = Field(
+        description="webhook: JSON; slack: {text} (also Mattermost, Discord's /slack); command: JSON on its stdin"
+    )
+    url: SecretStr = Field(default=SecretStr(""), description="of webhook and slack; it is never shown")
+    url_env: str = Field(default="", description="or the environment variable that holds the URL")
+    command: list[str] = Field(default=[], description="program and arguments; no shell")
+    secret_env: str = Field(
+        default="", description="variable with a key: webhooks are then signed (Standard Webhooks, HMAC-SHA256)"
+    )
+    events: list[NotifyEvent] = Field(default=list(get_args(NotifyEvent)), min_length=1, description="what it is told")
+    timeout_seconds: float = Field(default=10.0, gt=0, le=600, description="of one delivery, all in all")
+    give_up_hours: float = Field(
+        default=24.0, gt=0, description="a message that could not be delivered is dropped then"
+    )
+
+    @model_validator(mode="after")
+    def _address(self) -> NotifySettings:
+        url = self.url.get_secret_value()
+        if self.kind == "command":
+            if not self.command or url or self.url_env:
+                raise ValueError("kind 'command' needs command = [program, arguments...] and no url")
+        elif self.command or bool(url) == bool(self.url_env):
+            raise ValueError(f"kind {self.kind!r} needs either url or url_env, and no command")
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("url must begin with http:// or https://")
+        return self
+
+
+class AlertSettings(Section):
+    """When `labels_needed` and `degraded` are told."""
+
+    labels_open: int = Field(default=20, ge=1, description="open reviews after a harvest before people are told")
+    after_seconds: float = Field(
+        default=300.0, ge=0, description="a fault is told once it has lasted this long, its end likewise"
+    )
+    wandb_behind_seconds: float = Field(default=3600.0, gt=0, description="age of the oldest event W&B still lacks")
+    disk_free_mb: int = Field(default=2000, ge=0, description="free space, in MiB, below which the disk counts as low")
+    quarantine_an_hour: int = Field(
+        default=100, ge=1, description="lines in an hour from which the quarantine counts as growing"
+    )
 
 
 class SplitSettings(Section):
@@ -269,6 +376,9 @@ class Settings(BaseSettings):
     endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
     daemon: DaemonSettings = Field(default_factory=DaemonSettings)
     wandb: WandbSettings = Field(default_factory=WandbSettings)
+    resources: ResourceSettings = Field(default_factory=ResourceSettings)
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
+    notify: dict[str, NotifySettings] = Field(default={})
     tasks: dict[str, TaskSettings] = Field(min_length=1)
 
     @classmethod
@@ -281,6 +391,14 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
+
+    @field_validator("notify")
+    @classmethod
+    def _targets(cls, targets: dict[str, NotifySettings]) -> dict[str, NotifySettings]:
+        for name in targets:
+            if not re.fullmatch(TASK_NAME, name):
+                raise ValueError(f"{name!r} is no name: small letters, digits, '-' and '_', a letter first")
+        return targets
 
     @field_validator("tasks")
     @classmethod
@@ -393,8 +511,9 @@ def default_toml(
         "# Every key can be overridden by the environment, for example:",
         f"#   {PREFIX}TASKS__{task.upper().replace('-', '_')}__TRAINING__RANK=32",
     ]
-    for name in ("model", "endpoint", "daemon", "wandb"):
+    for name in ("model", "endpoint", "daemon", "wandb", "resources", "alerts"):
         lines += ["", f"[{name}]", *_section_lines(_section(Settings.model_fields[name]), given.get(name, {}))]
+    lines += ["", *_NOTIFY_EXAMPLE]
     own = {"labels": labels, "description": description, "label_descriptions": dict(label_descriptions or {})}
     own.update(given.get("task", {}))
     lines += ["", f"[tasks.{task}]", *_section_lines(TaskSettings, {k: v for k, v in own.items() if v})]
@@ -403,6 +522,20 @@ def default_toml(
         if section is not None:
             lines += ["", f"[tasks.{task}.{name}]", *_section_lines(section, given.get(name, {}))]
     return "\n".join(lines) + "\n"
+
+
+_NOTIFY_EXAMPLE = [
+    "# Who is told what happens: a section each; `tuneloop notify test` tries them. Without events all are told:",
+    f"#   {', '.join(get_args(NotifyEvent))}",
+    "#   [notify.team]",
+    '#   kind = "slack"                # also Mattermost, and Discord with /slack at the end of its URL',
+    '#   url_env = "TEAM_WEBHOOK"      # the environment variable that holds the URL; or url = "https://..."',
+    "#   [notify.pager]",
+    '#   kind = "webhook"              # JSON; or "command", with command = ["/usr/local/bin/page", "-q"]',
+    '#   url_env = "PAGER_WEBHOOK"',
+    '#   secret_env = "PAGER_KEY"      # signed: Standard Webhooks, HMAC-SHA256',
+    '#   events = ["training_failed", "degraded"]',
+]
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
@@ -487,6 +620,7 @@ def _settings_error(error: ValidationError, path: Path, variables: Mapping[tuple
             problems.append(f"{where}: {key + ': ' if key else ''}{problem['ctx']['error']}")
         else:
             message = problem["msg"].removeprefix("Input should be ")
-            problems.append(f"{where}: {key!r} is {problem['input']!r}, expected {message}")
-    shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-    return SettingsError(shown, hint=f"Edit {path}.")
+            shown = "" if place[:1] == ("notify",) else f"is {problem['input']!r}, "  # addresses hold keys
+            problems.append(f"{where}: {key!r} {shown}expected {message}")
+    told = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+    return SettingsError(told, hint=f"Edit {path}.")

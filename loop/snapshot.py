@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from loop.state import LoopState
+from store.kill_points import reached
 
 FILE = "state.snapshot"
 _SHAPE = hashlib.sha256(msgspec.json.encode(msgspec.json.schema(LoopState))).digest()[:8]
@@ -20,10 +21,24 @@ _SHAPE = hashlib.sha256(msgspec.json.encode(msgspec.json.schema(LoopState))).dig
 
 def save(folder: Path, state: LoopState) -> None:
     """Write the copy atomically; it may be lost at any time, so it is not synced to disk."""
+    _forget_interrupted(folder)
     body = msgspec.msgpack.encode(state)
     temporary = folder / f"{FILE}.{os.getpid()}"
     temporary.write_bytes(_SHAPE + hashlib.sha256(body).digest() + body)
+    reached("snapshot.temporary_written")
     temporary.replace(folder / FILE)
+    reached("snapshot.replaced")
+
+
+def _forget_interrupted(folder: Path) -> None:
+    """Remove what writers have left that were killed."""
+    for path in folder.glob(f"{FILE}.*"):
+        try:
+            os.kill(int(path.suffix[1:]), 0)
+        except (ProcessLookupError, ValueError):
+            path.unlink(missing_ok=True)
+        except PermissionError:  # another user's process lives
+            continue
 
 
 def load(folder: Path) -> LoopState:

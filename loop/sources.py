@@ -92,7 +92,7 @@ def csv_lines(lines: Iterable[bytes], longest: int) -> Iterator[Numbered]:
                 yield Numbered(number=number, raw=raw, problem="the header names no column 'text'")
                 return
             continue
-        if not row:
+        if not any(field.strip() for field in row):  # an empty line, or one that was erased
             continue
         raw = _csv_bytes(row, delimiter)
         if len(row) > len(header):

@@ -19,6 +19,8 @@ Phase = Literal[
     "frozen", "training", "interrupted", "trained", "registered", "evaluating", "evaluated", "judged", "parked"
 ]
 Plan = Literal["standard", "gentle", "overnight"]
+SHUTDOWN, GPU_NEEDED = "shutdown", "the GPU's memory is needed elsewhere"
+PLANNED_STOPS = (SHUTDOWN, GPU_NEEDED)  # no failure of the step that was stopped
 KEPT_DEPLOYMENTS = 20
 KEPT_GAINS = 20
 
@@ -55,6 +57,7 @@ class Cycle(Frozen, frozen=True, kw_only=True):
     exam: int = 0  # items of the last look
     verdict: str = ""
     reason: str = ""
+    asked: bool = False  # a person ordered it
 
     @property
     def undecided(self) -> bool:
@@ -81,6 +84,7 @@ class TaskState(Frozen, frozen=True, kw_only=True):
     labels_hard: int = 0
     baseline: str = ""  # the adopted prompt
     baseline_shots: tuple[str, ...] = ()
+    shots_erased: bool = False  # the adopted prompt has lost an example since
     deployed: tuple[Deployed, ...] = ()  # last one serves
     datasets: int = 0  # frozen so far: names runs and adapters
     cycle: Cycle | None = None
@@ -206,7 +210,13 @@ def _label_withdrawn(task: TaskState, event: ev.LabelWithdrawn, _: Recorded) -> 
 
 
 def _prompt_adopted(task: TaskState, event: ev.PromptAdopted, _: Recorded) -> TaskState:
-    return replace(task, baseline=event.prompt, baseline_shots=tuple(event.shots))
+    return replace(task, baseline=event.prompt, baseline_shots=tuple(event.shots), shots_erased=False)
+
+
+def _record_erased(task: TaskState, event: ev.RecordErased, _: Recorded) -> TaskState:
+    if event.record_id in task.baseline_shots:
+        task = replace(task, shots_erased=True)
+    return _count_label(task, event.side, event.audit, None, event.label) if event.label is not None else task
 
 
 def _training_requested(task: TaskState, event: ev.TrainingRequested, _: Recorded) -> TaskState:
@@ -228,6 +238,7 @@ def _dataset_frozen(task: TaskState, event: ev.DatasetFrozen, at: Recorded) -> T
         plan=event.plan,
         opened_at=at.recorded_at,
         phase_since=at.recorded_at,
+        asked=task.request is not None,
     )
     return replace(task, datasets=number, cycle=cycle, request=None, retry_gently=False, parked_at=-1)
 
@@ -275,7 +286,7 @@ def _step_interrupted(task: TaskState, event: ev.StepInterrupted, at: Recorded) 
     if cycle is None or cycle.run_id != event.run_id:
         return task
     progressed = event.checkpoint > cycle.checkpoint
-    failures = cycle.failures if event.reason == "shutdown" else 1 if progressed else cycle.failures + 1
+    failures = cycle.failures if event.reason in PLANNED_STOPS else 1 if progressed else cycle.failures + 1
     phase: Phase = "interrupted" if event.kind == "train" else "registered"
     return _in_cycle(
         task, event.run_id, at, phase=phase, failures=failures, checkpoint=event.checkpoint, reason=event.reason
@@ -312,6 +323,7 @@ def _reopened(task: TaskState, request: ev.EvaluationRequested, at: Recorded) ->
         opened_at=at.recorded_at,
         phase_since=at.recorded_at,
         artifact=request.artifact,
+        asked=True,
     )
 
 
@@ -366,6 +378,7 @@ def _rolled_back(task: TaskState, event: ev.AdapterRolledBack, at: Recorded) -> 
 _FOLDS: dict[type[ev.Event], Callable[[TaskState, Any, Recorded], TaskState]] = {
     ev.RecordReceived: _record_received,
     ev.FeedbackReceived: _feedback_received,
+    ev.RecordErased: _record_erased,
     ev.HarvestCompleted: _harvest_completed,
     ev.LabelGiven: _label_given,
     ev.LabelWithdrawn: _label_withdrawn,

@@ -6,9 +6,11 @@ A lost or doubled wake-up therefore changes nothing but the moment of the next l
 from __future__ import annotations
 
 import threading
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
 from watchdog.events import FileClosedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
@@ -22,8 +24,7 @@ class Wakeups:
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._scheduler.add_job(
             flag.set,
-            "interval",
-            seconds=seconds,
+            _Every(seconds),
             misfire_grace_time=None,  # a late tick is still a tick
             coalesce=True,
             max_instances=1,
@@ -39,6 +40,17 @@ class Wakeups:
         self._scheduler.shutdown(wait=False)
         self._observer.stop()
         self._observer.join(timeout=5)
+
+
+class _Every(BaseTrigger):  # type: ignore[misc]
+    """So many seconds from now. APScheduler's own interval lists every moment that a jump of the wall clock passed
+    over: 60 million and some gigabytes for ten years."""
+
+    def __init__(self, seconds: float) -> None:
+        self._interval = timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, _previous: datetime | None, now: datetime) -> datetime:
+        return now + self._interval
 
 
 class _InboxHandler(FileSystemEventHandler):

@@ -125,7 +125,7 @@ def test_every_verb_has_help_with_an_example_that_parses(name: str, example: str
 def test_every_verb_is_there() -> None:
     wanted = (
         "init demo run tick status ingest feedback queue review label undo train evaluate gate promote rollback "
-        "adapters runs history show pause resume verify doctor serve compare lineage state"
+        "adapters runs history show pause resume verify doctor serve notify compare lineage state"
     )
     assert {name for name, _ in verbs()} == set(wanted.split())
 
@@ -295,7 +295,7 @@ def test_status_says_it_all(lived: Path, tuneloop: Any) -> None:
     assert task["queue"]["by_side"] == {"exam": 1, "train": 4}
     assert task["last_verdict"]["candidate"] == "tickets-v2" and task["last_verdict"]["verdict"] == "reject"
     assert task["waits"]
-    assert status["daemon"] == {"running": False, "holder": "", "engine": "", "gateway": ""}
+    assert status["daemon"] == {"running": False, "holder": "", "engine": "", "gateway": "", "notify": {}}
     shown = tuneloop("status", "-w", lived).out
     for part in ("not running", "tickets-v1 (adapter)", "5 open", "tickets-v2: reject"):
         assert part in shown

@@ -56,6 +56,7 @@ def test_labelled_examples() -> None:
     assert read({"text": "x", "label": " URGENT "}).label == "urgent"
     assert "unknown label 'angry'" in reason({"text": "x", "label": "angry"})
     assert "unknown label" in reason({"text": "x", "label": 3})
+    assert "Jane" not in reason({"text": "x", "label": "my name is Jane Roe"})  # columns were shifted
 
 
 def test_openai_chat() -> None:

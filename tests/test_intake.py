@@ -104,7 +104,9 @@ def test_a_file_becomes_records(app: App) -> None:
     assert {row.audit_probability for row in found.values()} == {0.3}
     assert len(recorded) == 50 + len(drawn)
     assert not list(app.workspace.paths.claimed.iterdir())
-    assert [path.name.partition("__")[2] for path in (app.workspace.paths.home / "done").iterdir()] == ["a.jsonl"]
+    notes = list(app.workspace.paths.done.iterdir())
+    assert [json.loads(note.read_bytes())["name"] for note in notes] == ["a.jsonl"]
+    assert text(7) not in notes[0].read_text(), "a file that was read must leave its texts in one place only"
     assert intake.take_in(app) == []
     assert all(finding.level == "ok" for finding in verify(app.workspace))
 

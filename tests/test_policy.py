@@ -95,7 +95,8 @@ def test_two_tasks_never_hold_the_machine_at_once() -> None:
             )
         )  # fmt: skip
     first = decide(world.state, rules, world.now)
-    assert [(type(one), one.task) for one in first] == [(cmd.StartTraining, "t")]
+    # either may start: the daemon lets the first one that can
+    assert [(type(one), one.task) for one in first] == [(cmd.StartTraining, "t"), (cmd.StartTraining, "u")]
     world.carry_out(first[0])
     assert [(type(one), one.task) for one in decide(world.state, rules, world.now)] == [(cmd.WatchStep, "t")]
 
@@ -231,3 +232,20 @@ def test_no_prompt_is_compared_on_too_few_labels(labels: int) -> None:
         world.label(f"r{number}", "ab"[number % 2])
     assert world.run() == []
     assert f"{12 - labels} more labels" in waits(world.state, world.rules, "t")[0]
+
+
+def test_an_erased_example_of_the_prompt_has_the_prompts_compared_again_and_its_label_counts_no_more() -> None:
+    world = World(settings())
+    for number in range(20):
+        world.label(f"r{number}", "ab"[number % 2])
+    world.happen(
+        ev.PromptAdopted(task="t", prompt="few-shot@1", digest="", scores=[], reason="", shots=["r1", "r2"]),
+    )
+    assert not any(isinstance(one, cmd.AdoptPrompt) for one in decide(world.state, world.rules, world.now))
+    world.happen(ev.RecordErased(task="t", record_id="r9", side="train", label="b"))
+    assert world.state.task("t").labels_train == {"a": 10, "b": 9}
+    assert not any(isinstance(one, cmd.AdoptPrompt) for one in decide(world.state, world.rules, world.now))
+    world.happen(ev.RecordErased(task="t", record_id="r2", side="train", label="a"))
+    assert cmd.AdoptPrompt(task="t") in decide(world.state, world.rules, world.now)
+    assert cmd.AdoptPrompt(task="t") in world.run()
+    assert not world.state.task("t").shots_erased

@@ -55,7 +55,9 @@ def test_the_written_file_loads_and_shows_every_key(tmp_path: Path) -> None:
         return found
 
     for key in keys(Settings) + keys(TaskSettings):
-        assert key == "tasks" or f"{key} =" in text, key
+        assert key in ("tasks", "notify") or f"{key} =" in text, key
+    example = text[text.index("#   [notify.team]") : text.index("[tasks.tickets]")].replace("#   ", "")
+    assert set(load(write(tmp_path, text + example), {}).notify) == {"team", "pager"}
 
 
 def test_defaults_written_as_comments_are_the_defaults(tmp_path: Path) -> None:
@@ -165,3 +167,23 @@ def test_loading_is_light() -> None:
     code = f"import sys, loop.settings; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_who_is_notified_is_checked_and_an_address_is_never_shown(tmp_path: Path) -> None:
+    start = '[tasks.tickets]\nlabels = ["a", "b"]\n[notify.team]\n'
+    settings = load(write(tmp_path, start + 'kind = "slack"\nurl = "https://hooks.example/T0/hush"\n'), {})
+    assert "hush" not in repr(settings)
+    assert "degraded" in settings.notify["team"].events
+    for wrong, told in (
+        ('kind = "slack"', "url or url_env"),
+        ('kind = "webhook"\nurl = "https://x.example/hush"\nurl_env = "X"', "url or url_env"),
+        ('kind = "webhook"\nurl = "file:///hush"', "http://"),
+        ('kind = "command"\nurl_env = "X"', "command ="),
+        ('kind = "command"\ncommand = "ls"', "list"),
+        ('kind = "slack"\nurl_env = "X"\nevents = ["promotions"]', "promotion"),
+        ('kind = "slack"\nurl = ["https://x.example/hush"]', "expected a valid string"),
+        ('kind = "slack"\nurl_env = "X"\nurls = "https://x.example/hush"', "unknown key"),
+    ):
+        message = refused(tmp_path, start + wrong)
+        assert told in message
+        assert "hush" not in message

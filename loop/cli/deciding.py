@@ -10,6 +10,7 @@ import typer
 from loop.cli.context import AsJson, Reason, TaskName, choose_task, open_app
 from loop.cli.output import emit, note, say, show, styled, table
 from store.errors import InputError, UsageError
+from store.kill_points import reached
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -196,6 +197,7 @@ def _point_production(app: App) -> None:
     from loop.services import read_endpoints
     from store.errors import TuneloopError
 
+    reached("action.deployment_recorded")
     engine = read_endpoints(app.workspace.paths.run).engine
     try:
         moved = serving.point_production(app, engine)

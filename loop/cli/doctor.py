@@ -51,7 +51,7 @@ def examine(start: Path | None) -> list[Check]:
         return found
     with app:
         found.append(Check("ok", "workspace", f"{app.root}, tasks: {', '.join(app.settings.tasks)}"))
-        for look in (permissions, disk, pragmas, model, thresholds, endpoint, services, chain):
+        for look in (permissions, disk, pragmas, model, thresholds, endpoint, services, notifications, chain):
             found += _run(look.__name__, lambda look=look: look(app))  # type: ignore[misc]
     return found
 
@@ -289,6 +289,23 @@ def services(app: App) -> Iterator[Check]:
             yield Check("fail", name, f"{url} does not answer: {type(error).__name__}", f"Look at {logs}.")
         else:
             yield Check("ok", name, f"{url} answers")
+
+
+def notifications(app: App) -> Iterator[Check]:
+    """Who is told what happens, and whether it arrives."""
+    from loop.cli.notify import in_words, target_status
+
+    for name, target in app.settings.notify.items():
+        values = target_status(app, name)
+        missing = [one for one in (target.url_env, target.secret_env) if one and not os.environ.get(one)]
+        if missing:
+            yield Check(
+                "warn", f"notify {name}", f"{missing[0]} is not set here", "The daemon needs it: export it there."
+            )
+        elif values["last_error"] or values["dropped"]:
+            yield Check("warn", f"notify {name}", in_words(values), f"Try it: tuneloop notify test {name}")
+        else:
+            yield Check("ok", f"notify {name}", in_words(values))
 
 
 def chain(app: App) -> Iterator[Check]:

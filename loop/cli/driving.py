@@ -76,7 +76,7 @@ def tick_until(app: App, rested: Callable[[TickReport], bool]) -> list[TickRepor
             state = app.state()
             lines = [describe(one, app.workspace.paths.runs) for one in state.tasks.values()]
             write("; ".join(line for line in lines if line))
-            busy = any(is_busy(one) for one in state.tasks.values())
+            busy = report.busy or any(is_busy(one) for one in state.tasks.values())
             if not busy and rested(report):
                 return reports
             idle = 0 if busy or report.events else idle + 1

@@ -179,11 +179,12 @@ def _condition(app: App, *, task: str, kind: str, stream: str, since: str) -> tu
         UsageError: an unknown type, or a time that cannot be read.
     """
     from store.events import all_event_types
+    from store.log import payload_of
 
     parts, values = ["position > 0"], list[Any]()
     if task:
         app.settings.task(task)
-        parts.append("json_extract(payload, '$.task') = ?")
+        parts.append(f"json_extract({payload_of()}, '$.task') = ?")
         values.append(task)
     types = [name.strip() for name in kind.split(",") if name.strip()]
     known = {name.casefold(): name for name in all_event_types()}

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loop.cli import checking, deciding, inspecting, labelling, looking, queue, review, running, setup, status
+from loop.cli import checking, deciding, inspecting, labelling, looking, notify, queue, review, running, setup, status
 from loop.cli.output import complain, note
 from store.errors import TuneloopError, UsageError
 
@@ -32,6 +32,7 @@ VERBS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
         ("pause", running.pause, "tuneloop pause --reason 'labelling guide is being rewritten'"),
         ("resume", running.resume, "tuneloop resume"),
         ("serve", running.serve, "tuneloop serve --port 8080"),
+        ("notify", notify.notify, "tuneloop notify test team"),
     ],
     "Records and labels": [
         ("ingest", labelling.ingest, "tuneloop ingest tickets.jsonl"),

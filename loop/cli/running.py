@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -84,6 +85,12 @@ def resume(ctx: typer.Context, reason: Reason = "") -> None:
 def serve(
     ctx: typer.Context,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; off loopback a token is required. Without it, as set.")
+    ] = "",
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="Holds the bearer token; without it TUNELOOP_TOKEN does.")
+    ] = None,
 ) -> None:
     """Answer production over HTTP with each task's champion, without the daemon.
 
@@ -94,7 +101,7 @@ def serve(
     collect_as_usual()
     configure_logging()
     with open_app(ctx) as app:
-        serve_here(app, port=port)
+        serve_here(app, port=port, host=host, token_file=token_file)
 
 
 class _Lines(logging.Formatter):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loop.cli.driving import daemon_holder
@@ -20,23 +21,29 @@ log = logging.getLogger("tuneloop.serve")
 LOOK_SECONDS = 1.0
 
 
-def serve_here(app: App, *, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C. Beside a daemon only another gateway is started: its engine answers."""
+def serve_here(app: App, *, port: int, host: str = "", token_file: Path | None = None) -> None:
+    """Serve until SIGTERM or Ctrl-C. Beside a daemon only another gateway is started: its engine answers.
+
+    Raises:
+        SettingsError: the address can be reached from elsewhere and there is no token.
+    """
+    from loop.serving import gateway_arguments
+
+    _only_serving(app, port, host, token_file)
+    arguments = gateway_arguments(app)
     if daemon_holder(app.workspace.paths.run):
         say(f"a daemon runs: one more gateway for it on port {port or 'of its choice'}")
-        command = [sys.executable, "-m", "loop.gateway", str(app.root), "--port", str(port), "--die-with-parent"]
-        subprocess.run(command, check=False)
+        subprocess.run([sys.executable, "-m", "loop.gateway", *arguments, "--die-with-parent"], check=False)
         return
-    _engine_and_gateway(app, port)
+    _engine_and_gateway(app)
 
 
-def _engine_and_gateway(app: App, port: int) -> None:
+def _engine_and_gateway(app: App) -> None:
     from loop import serving
     from loop.answerers import upstream
     from loop.services import Services
     from store.errors import TuneloopError
 
-    _only_serving(app, port)
     services = Services(app.workspace.paths.run)
     serving.add_services(app, services)
     stopping = threading.Event()
@@ -61,12 +68,15 @@ def _engine_and_gateway(app: App, port: int) -> None:
         _stop(app, services, endpoints)
 
 
-def _only_serving(app: App, port: int) -> None:
-    """This run's own port, and no mirror to Weights & Biases: nothing happens here that it could show."""
+def _only_serving(app: App, port: int, host: str, token_file: Path | None) -> None:
+    """This run's own address, and no mirror to Weights & Biases: nothing happens here that it could show."""
     settings = app.settings
+    own: dict[str, object] = {"gateway_port": port}
+    own |= {"gateway_host": host} if host else {}
+    own |= {"gateway_token_file": str(token_file.resolve())} if token_file else {}
     app.settings = settings.model_copy(
         update={
-            "daemon": settings.daemon.model_copy(update={"gateway_port": port}),
+            "daemon": settings.daemon.model_copy(update=own),
             "wandb": settings.wandb.model_copy(update={"enabled": False}),
         }
     )

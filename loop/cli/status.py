@@ -64,6 +64,7 @@ def folded(app: App) -> LoopState:
 
 def gather(app: App) -> dict[str, Any]:
     """Everything that `status` says, as JSON values. Only "daemon" depends on more than the log and the settings."""
+    from loop.cli.notify import target_status
     from loop.services import read_endpoints
 
     state = folded(app)
@@ -79,6 +80,7 @@ def gather(app: App) -> dict[str, Any]:
             "holder": holder,
             "engine": endpoints.engine,
             "gateway": endpoints.gateway,
+            "notify": {name: target_status(app, name) for name in sorted(app.settings.notify)},
         },
     }
 
@@ -147,6 +149,8 @@ def _step(task: TaskState) -> dict[str, Any] | None:
 
 
 def _print(app: App) -> None:
+    from loop.cli.notify import in_words
+
     values = gather(app)
     state = app.state()
     daemon = values["daemon"]
@@ -158,6 +162,9 @@ def _print(app: App) -> None:
         say(styled("gateway  ", "bold"), f"{daemon['gateway']}/v1")
     if daemon["engine"]:
         say(styled("engine   ", "bold"), f"{daemon['engine']}/v1")
+    for name, target in daemon["notify"].items():
+        if target["last_error"] or target["dropped"]:
+            say(styled("notify   ", "bold yellow"), f"{name}: {in_words(target)}")
     if values["paused"]:
         say(styled("paused   ", "bold yellow"), values["paused"]["reason"] or "`tuneloop resume` goes on")
     for name, task in values["tasks"].items():

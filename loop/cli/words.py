@@ -108,4 +108,14 @@ WORDS: dict[type[ev.Event], Say] = {
     ev.LeaseAcquired: lambda e: f"{e.holder}, lease {e.new_epoch}" + (", taken over" if e.taken_over else ""),
     ev.LoopPaused: lambda e: e.reason or "paused",
     ev.LoopResumed: lambda e: e.reason or "going on",
+    ev.BackupCompleted: lambda e: (
+        f"{e.backup} ({e.label}), up to event {e.position}" + (f", with {e.problems} problems" if e.problems else "")
+    ),
+    ev.BackupRemoved: lambda e: f"{e.backup} ({e.label}) was deleted",
+    ev.Restored: lambda e: (
+        f"from {e.backup}, which ends at event {e.position}"
+        + (f"; {e.left_behind} later events are left behind" if e.left_behind else "")
+        + (f"; {e.erased_again} records erased again" if e.erased_again else "")
+    ),
+    ev.Archived: lambda e: f"events {e.first} to {e.last} into {e.artifact[:19]}",
 }
