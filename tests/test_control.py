@@ -52,7 +52,7 @@ def test_it_equals_scikit_learn_on_all_columns(control: Control) -> None:
     from sklearn.linear_model import LogisticRegression
 
     views = [
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),  # noqa: S106
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),
         TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
     ]
     features = sparse.hstack([view.fit_transform([text for text, _ in PAIRS]) for view in views])
@@ -92,7 +92,7 @@ def test_a_control_of_the_first_format_still_answers(tmp_path: Path) -> None:
     from sklearn.linear_model import LogisticRegression
 
     views = {
-        "word": TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),  # noqa: S106
+        "word": TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),
         "char": TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
     }
     features = sparse.hstack([view.fit_transform([text for text, _ in PAIRS]) for view in views.values()])
