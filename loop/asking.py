@@ -112,7 +112,8 @@ def ask(folder: Path, _: Stopping) -> None:
         (folder / "answers.part").replace(folder / ANSWERS)
         rules = app.settings.task(spec.task)
         texts = app.workspace.texts.many([item.id for item in spec.items])
-        with open_answerer(app.settings, read_endpoints(app.workspace.paths.run).engine) as answerer:
+        local = read_endpoints(app.workspace.paths.run)
+        with open_answerer(app.settings, local.engine, engine_token=local.engine_token) as answerer:
             unanswered = 0
             for name in spec.prompts:
                 if spec.baseline:
