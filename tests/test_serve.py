@@ -22,13 +22,14 @@ pytest.importorskip("torch")
 
 from adapter_world import make_adapter, put_card
 
-from adapters import base_model, chat, serve
+from adapters import base_model, chat, serve, web
 from adapters.bank import Bank
 from adapters.scoring import Scorer
 from store.prompting import Message, PromptSpec
 
 LABELS = ["urgent", "billing", "technical", "general"]
 SYSTEM = "Classify the ticket. Reply with the label only."
+TOKEN = "a-token-for-tests-0123456789"
 TEXTS = ["charged twice", "the app crashes", "opening hours?", "émigré 🙂", "", "help " * 40, "a", "b"]
 
 
@@ -40,20 +41,22 @@ class Running:
         command = [sys.executable, "-m", "adapters.serve", "--base", str(tiny_model), "--quantisation", "fp32"]
         command += ["--port-file", str(self.port_file), "--busy-file", str(self.busy), *more]
         with self.log.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            environment = {**os.environ, "TUNELOOP_TOKEN": TOKEN}
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         deadline = time.monotonic() + 90
         while not self.port_file.exists():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
         self.url = f"http://127.0.0.1:{self.port_file.read_text()}"
-        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        authorized = {"Authorization": f"Bearer {TOKEN}"}
+        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False, headers=authorized)
 
     def client(self) -> Any:
         import openai
 
         http = openai.DefaultHttpxClient(trust_env=False)
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, http_client=http)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=TOKEN, max_retries=0, http_client=http)
 
     def load(self, name: str, folder: Path) -> httpx.Response:
         return self.http.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)})
@@ -72,9 +75,9 @@ def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Iterator[Running]:
-    running = Running(
-        tiny_model, tmp_path_factory.mktemp("engine"), "--lora", f"tickets-v1={adapter}", "--die-with-parent"
-    )
+    options = ["--lora", f"tickets-v1={adapter}", "--die-with-parent"]
+    options += ["--adapter-root", str(tmp_path_factory.getbasetemp())]
+    running = Running(tiny_model, tmp_path_factory.mktemp("engine"), *options)
     yield running
     running.stop()
 
@@ -242,7 +245,7 @@ def test_other_refusals(engine: Running) -> None:
     post = engine.http.post
     assert post("/v1/chat/completions", content=b"{not json").status_code == 400
     assert post("/v1/chat/completions", content=b"[" * 5000).status_code == 400
-    assert post("/v1/chat/completions", content=b"x" * (serve.BODY_LIMIT + 1)).status_code == 413
+    assert post("/v1/chat/completions", content=b"x" * (web.BODY_LIMIT + 1)).status_code == 413
     unknown = post("/v1/chat/completions", json={"model": "gpt-9", "messages": [{"role": "user", "content": "x"}]})
     assert unknown.status_code == 404 and unknown.json()["error"]["type"] == "not_found_error"
     assert post("/v1/load_lora_adapter", json={"lora_name": "x"}).status_code == 400
