@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench reliability soak model clean help
+.PHONY: demo test lint bench bench-train bench-score bench-quality reliability soak model clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -42,6 +42,15 @@ soak: model  ## the same trials for hours
 bench: $(STAMP)  ## ratios against named peers, measured in the same run
 	$(BIN)/python -P ops/bench/store.py
 	$(BIN)/python -P ops/bench/tick.py
+
+bench-train: model  ## training speed beside plain TRL and its best settings
+	$(BIN)/python -P ops/bench/training.py
+
+bench-score: model  ## label scores beside generate() and llama.cpp
+	$(BIN)/python -P ops/bench/scoring.py
+
+bench-quality: model  ## accuracy by examples per class: prompts, adapters, the control
+	$(BIN)/python -P ops/bench/quality.py
 
 clean:  ## remove what was built; workspaces and models stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
