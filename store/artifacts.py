@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from store.disk import make_folder, sync
+from store.disk import copy_whole, make_folder, sha256_of, sync
 from store.errors import ArtifactError
 from store.kill_points import reached
 
@@ -167,11 +167,11 @@ class Artifacts:
             if name in redacted:
                 continue
             file = folder / name
-            if not _inside(name) or file.is_symlink() or not file.is_file():
+            if not inside(name) or file.is_symlink() or not file.is_file():
                 problems.append(f"{name} is missing or no plain file")
             elif file.stat().st_size != entry.bytes:
                 problems.append(f"{name} has {file.stat().st_size} bytes instead of {entry.bytes}")
-            elif contents and _hash(file) != entry.sha256:
+            elif contents and sha256_of(file) != entry.sha256:
                 problems.append(f"{name} was changed (sha256 differs)")
         try:
             extra = set(_walk(folder)) - manifest.files.keys() - {MANIFEST, REDACTED}
@@ -255,7 +255,8 @@ def _walk(folder: Path) -> Iterator[str]:
             yield relative
 
 
-def _inside(name: str) -> bool:
+def inside(name: str) -> bool:
+    """Whether a relative name of a file, with slashes, stays below the folder that it is joined to."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and bool(path.parts)
 
@@ -266,16 +267,8 @@ def _copy(source: Path, target: Path) -> FileEntry:
         raise ArtifactError(f"{source} would hide the artifact's own manifest", hint="Rename the file.")
     if not target.parent.exists():
         target.parent.mkdir(mode=0o700, parents=True)  # parents' own mode does not matter: the root is 0700
-    digest, size = hashlib.sha256(), 0
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as reader, _create(target) as writer:
-        while block := reader.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-            writer.write(block)
-        writer.flush()
-        os.fsync(writer.fileno())
-    return FileEntry(sha256=digest.hexdigest(), bytes=size)
+    digest, size = copy_whole(source, target)
+    return FileEntry(sha256=digest, bytes=size)
 
 
 def _create(path: Path) -> Any:
@@ -287,11 +280,6 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _address(manifest: bytes) -> str:

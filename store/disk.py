@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+
+_BLOCK = 1 << 20
 
 
 def sync(path: Path) -> None:
@@ -47,3 +51,43 @@ def create_whole(path: Path, content: bytes) -> bool:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
     return True
+
+
+def copy_whole(
+    source: Path, target: Path, *, follow: bool = False, each: Callable[[int], object] = lambda _: None
+) -> tuple[str, int]:
+    """Copy a file durably, for its owner only, to where none is; sha256 (hex) and size of what was written.
+
+    Args:
+        source: a link is refused, unless `follow` is set.
+        target: in a folder that is there.
+        follow: read the file that a link leads to.
+        each: called with the bytes of every block.
+
+    Raises:
+        OSError: it cannot be read or written, or the target is there. A part of the target may be left.
+    """
+    digest, size = hashlib.sha256(), 0
+    descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    with (
+        os.fdopen(descriptor, "rb") as reader,
+        os.fdopen(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as writer,
+    ):
+        while block := reader.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+            writer.write(block)
+            each(len(block))
+        writer.flush()
+        os.fsync(writer.fileno())
+    return digest.hexdigest(), size
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, hex.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -158,7 +158,8 @@ def _log(workspace: Workspace, anchor: Head | None, artifacts: dict[str, int]) -
                     problems.append(_fail("log", error.message, row[0]))
                     continue
                 newest_lease = max(newest_lease, getattr(event, "new_epoch", 0))
-                _note_artifacts(event, row[0], artifacts)
+                for address in artifacts_of(event):
+                    artifacts.setdefault(address, row[0])
             if anchor is not None and page[0][0] <= anchor.position <= page[-1][0]:
                 at = next((row for row in page if row[0] == anchor.position), None)
                 if at is None or at[13] != anchor.hash:
@@ -348,8 +349,9 @@ def _artifacts(workspace: Workspace, named: dict[str, int]) -> Iterator[Finding 
     yield f"{len(here)} artifacts as they were stored"
 
 
-def _note_artifacts(event: Event, position: int, artifacts: dict[str, int]) -> None:
+def artifacts_of(event: Event) -> Iterator[str]:
+    """Addresses of the artifacts that an event names."""
     for field in _ARTIFACT_FIELDS:
         address = getattr(event, field, "")
         if isinstance(address, str) and address.startswith("sha256-"):
-            artifacts.setdefault(address, position)
+            yield address

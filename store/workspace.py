@@ -22,6 +22,7 @@ from store.texts import Texts, load_secret
 
 SETTINGS = "tuneloop.toml"
 HOME = ".tuneloop"
+RESTORING = ".tuneloop.restoring"  # a backup on its way into a workspace's place
 DATABASE = "tuneloop.sqlite"
 RENDERING = "rendering.lock"
 SECRET = "secret"  # noqa: S105  the file's name
@@ -143,4 +144,8 @@ def find_root(start: Path) -> Path:
     for folder in (start, *start.parents):
         if (folder / SETTINGS).is_file() and (folder / HOME).is_dir():
             return folder
+        if (folder / RESTORING / HOME).is_dir():
+            raise UsageError(
+                f"a restore into {folder} was interrupted", hint="Repeat the `tuneloop restore` to bring it to its end."
+            )
     raise UsageError(f"no workspace in {start} or above it", hint="Make one with `tuneloop init`.")
