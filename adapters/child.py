@@ -23,6 +23,7 @@ import msgspec
 
 from adapters.specs import Metric, StepFailure, read_lines, write_json, write_lines
 from store.errors import TuneloopError
+from store.keys import hide
 
 OWNER_ONLY = 0o077  # umask of every process: what we write is the owner's alone
 LOCKED = 3  # exit code: another process works on this folder
@@ -82,7 +83,7 @@ def run(work: Callable[[Path, Stopping], None], arguments: list[str]) -> int:
         try:
             work(folder, stopping)
         except Exception as error:
-            traceback.print_exc()
+            print(hide(traceback.format_exc()), file=sys.stderr)
             write_json(folder / "error.json", _failure(error))
             return FAILED
     return 0
@@ -90,7 +91,8 @@ def run(work: Callable[[Path, Stopping], None], arguments: list[str]) -> int:
 
 def _failure(error: Exception) -> StepFailure:
     if isinstance(error, TuneloopError):
-        return StepFailure(message=error.message, hint=error.hint, retry=not isinstance(error, Unrecoverable))
+        retry = not isinstance(error, Unrecoverable)
+        return StepFailure(message=hide(error.message), hint=hide(error.hint), retry=retry)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate" in str(error):
         return StepFailure(
             message="out of memory",

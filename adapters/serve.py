@@ -39,6 +39,7 @@ from adapters.openapi import ENGINE
 from adapters.specs import BaseModelRef
 from adapters.web import ERRORS, Guard, Refusal, Rules, error_response, read_json, shown
 from store.errors import ArtifactError, ModelError, TuneloopError
+from store.keys import log_to_stderr
 
 if TYPE_CHECKING:
     from adapters.scoring import Scorer
@@ -361,7 +362,7 @@ def main() -> int:
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args()
     os.umask(OWNER_ONLY)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    log_to_stderr("")
     if options.die_with_parent:
         die_with_parent()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -26,8 +26,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from adapters.child import OWNER_ONLY
 from adapters.tracking_mirror import Mirror, Mode, Options
 from store.errors import DaemonRunning, TuneloopError
+from store.keys import hide, log_to_stderr
 from store.workspace import Workspace
 
 log = logging.getLogger("tuneloop.tracking")
@@ -115,7 +117,7 @@ def follow(mirror: Mirror, stop: threading.Event) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return hide((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
 
 
 def _environment(home: Path) -> None:
@@ -136,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--send-text", action="store_true", help="also send the texts of sample outputs")
     parser.add_argument("--die-with-parent", action="store_true")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    os.umask(OWNER_ONLY)
+    log_to_stderr("")
     if given.die_with_parent:
         die_with_parent()
     stop = threading.Event()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import logging
 import os
 import socket
 import stat
@@ -23,6 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adapters.web import HEADER_LIMIT, LOCAL_NAMES
 from store.errors import SettingsError
+from store.keys import log_to_stderr
 
 TOKEN_VARIABLE = "TUNELOOP_TOKEN"  # noqa: S105  the variable's name
 SHORTEST_TOKEN = 16  # characters
@@ -99,12 +101,14 @@ def url_of(host: str, port: int | str) -> str:
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer until SIGTERM or SIGINT."""
+    """Answer until SIGTERM or SIGINT. What goes wrong is logged to stderr, without keys."""
+    log_to_stderr("uvicorn", level=logging.WARNING)
     uvicorn.Server(
         uvicorn.Config(
             app,
             http=Connection,
             ws="none",
+            log_config=None,
             log_level="warning",
             access_log=False,
             proxy_headers=False,  # or any client could name itself another

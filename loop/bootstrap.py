@@ -10,6 +10,7 @@ from loop import settings as settings_module
 from loop import snapshot
 from loop.settings import Settings
 from loop.state import LoopState, evolve
+from store import keys
 from store.errors import UsageError
 from store.workspace import Workspace
 
@@ -86,4 +87,5 @@ def open_app(
     """
     root = find_root(start)
     settings = settings_module.load(root, env)
+    keys.declare(name for target in settings.notify.values() for name in (target.url_env, target.secret_env))
     return App(root, settings, Workspace.open(root), clock)

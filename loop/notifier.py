@@ -20,7 +20,7 @@ from typing import IO
 
 import msgspec
 
-from adapters.child import die_with_parent
+from adapters.child import OWNER_ONLY, die_with_parent
 from adapters.specs import write_json
 from loop.bootstrap import App, open_app
 from loop.notify import health
@@ -29,6 +29,7 @@ from loop.notify.observe import faults
 from loop.notify.outbox import Outbox
 from loop.notify.targets import Undelivered, deliver
 from store.errors import TuneloopError
+from store.keys import log_to_stderr
 
 log = logging.getLogger("tuneloop.notifier")
 
@@ -184,12 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.die_with_parent:
         die_with_parent()
-    # httpx would log addresses, which hold keys: only our own lines are shown
-    shown = logging.StreamHandler(sys.stderr)
-    shown.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(shown)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    os.umask(OWNER_ONLY)
+    log_to_stderr(log.name)  # httpx would log addresses, which hold keys: only our own lines are shown
     stop = threading.Event()
 
     def on_signal(*_: object) -> None:

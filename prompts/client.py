@@ -29,6 +29,7 @@ import msgspec
 
 from prompts.parse import parse_answer
 from store.errors import EndpointError, EndpointFailure
+from store.keys import HIDDEN, hide
 from store.prompting import PromptSpec
 
 if TYPE_CHECKING:
@@ -222,9 +223,10 @@ class Answerer:
 
     def _error(self, error: Exception) -> EndpointError:
         kind = kind_of(error)
-        said = " ".join(str(error).split())[:_SHORT]
-        if self._key:
-            said = said.replace(self._key, "***")
+        said = " ".join(str(error).split())
+        if self._key:  # before it is cut: a part of a key is one as well
+            said = said.replace(self._key, HIDDEN)
+        said = hide(said)[:_SHORT]
         where = f"{_without_secrets(self.base_url)} ({self.model})"
         text = {
             "down": f"nothing answers at {where}: {said}",

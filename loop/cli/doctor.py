@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from store.errors import TuneloopError
+from store.keys import hide
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -62,7 +63,7 @@ def _run(name: str, check: Callable[[], Iterator[Check]]) -> list[Check]:
     except TuneloopError as error:
         return [Check("fail", name, error.message, error.hint)]
     except Exception as error:
-        return [Check("fail", name, f"this could not be looked at: {type(error).__name__}: {error}")]
+        return [Check("fail", name, hide(f"this could not be looked at: {type(error).__name__}: {error}"))]
 
 
 # ---------------------------------------------------------------- the machine
@@ -279,12 +280,12 @@ def services(app: App) -> Iterator[Check]:
     holder = daemon_holder(app.workspace.paths.run)
     yield Check("ok", "daemon", f"running ({holder})" if holder else "not running; `tuneloop run` starts it")
     places = read_endpoints(app.workspace.paths.run)
-    for name, url, path in (("engine", places.engine, "/v1/models"), ("gateway", places.gateway, "/health")):
+    for name, url in (("engine", places.engine), ("gateway", places.gateway)):
         if not url:
             continue
         logs = app.workspace.paths.logs / f"{name}.log"
         try:
-            httpx.get(f"{url.rstrip('/')}{path}", timeout=TIMEOUT).raise_for_status()
+            httpx.get(f"{url.rstrip('/')}/health", timeout=TIMEOUT, trust_env=False).raise_for_status()
         except httpx.HTTPError as error:
             yield Check("fail", name, f"{url} does not answer: {type(error).__name__}", f"Look at {logs}.")
         else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from loop.cli.safe import json_text, plain
+from store.keys import hide
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,15 +57,15 @@ def say(*parts: object, style: str = "") -> None:
 
 def note(text: object) -> None:
     """Print one line on stderr: progress and remarks that are not the command's result."""
-    console(stderr=True).print(styled(text, "dim"), soft_wrap=True)
+    console(stderr=True).print(styled(hide(str(text)), "dim"), soft_wrap=True)
 
 
 def complain(message: object, hint: object = "") -> None:
     """The error line, and the hint under it, on stderr."""
     screen = console(stderr=True)
-    screen.print(styled(f"error: {plain(message)}", "red"), soft_wrap=True)
+    screen.print(styled(f"error: {plain(hide(str(message)))}", "red"), soft_wrap=True)
     if hint:
-        screen.print(styled(f"hint: {plain(hint)}"), soft_wrap=True)
+        screen.print(styled(f"hint: {plain(hide(str(hint)))}"), soft_wrap=True)
 
 
 def table(

@@ -14,6 +14,7 @@ from loop.cli import collect_as_usual
 from loop.cli.context import AsJson, Reason, open_app
 from loop.cli.output import brief, emit, say
 from loop.cli.safe import json_text, plain
+from store.keys import hide
 
 
 def run(
@@ -111,7 +112,7 @@ class _Lines(logging.Formatter):
         words = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():<7} {plain(record.getMessage())}"
         if record.exc_info:
             words += "\n" + plain(self.formatException(record.exc_info), lines=True)
-        return words
+        return hide(words)
 
 
 class _JsonLines(logging.Formatter):
@@ -120,10 +121,10 @@ class _JsonLines(logging.Formatter):
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": hide(record.getMessage()),
         }
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
+            entry["traceback"] = hide(self.formatException(record.exc_info))
         return json_text(json.loads(json.dumps(entry)), indent=None)
 
 
