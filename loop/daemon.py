@@ -1,7 +1,7 @@
 """The daemon: one tick after the other, until a signal ends it.
 
-    tick:  keep services up ▸ take in the inbox ▸ fold ▸ decide ▸ handle ▸ (again while anything came of it)
-           ▸ point production at the champion ▸ bring the read tables up to date
+    tick:  keep services up ▸ finish an erasure ▸ take in the inbox ▸ fold ▸ decide ▸ handle ▸ (again while anything
+           came of it) ▸ point production at the champion ▸ bring the read tables up to date
 
 A failing command is told once, left alone for a growing pause and tried again; the loop itself goes on.
 """
@@ -18,7 +18,7 @@ from types import FrameType
 import msgspec
 
 from loop import commands as cmd
-from loop import handlers, intake, manners, serving
+from loop import erasing, handlers, intake, manners, serving
 from loop.bootstrap import App
 from loop.lease import acquire
 from loop.policy import decide, is_busy, waits
@@ -146,6 +146,7 @@ class Daemon:
         events: list[Recorded] = []
         self._lease.check()
         self._services.tend()
+        self._guard(("", "erasing"), self._finish_erasing)
         events += self._guard(("", "intake"), lambda: intake.take_in(self._context.app, epoch=self._lease.epoch))
         for _ in range(ROUNDS):
             fresh = self._round(done)
@@ -163,6 +164,11 @@ class Daemon:
             self._snapshot_at = state.position
         waiting = {name: waits(state, self.app.settings, name) for name in self.app.settings.tasks}
         return TickReport(commands=done, events=events, waiting=waiting, busy=self._running_step)
+
+    def _finish_erasing(self) -> list[Recorded]:
+        """What a killed `tuneloop erase` has noted; one that is at work is left alone."""
+        erasing.resume(self.app, epoch=self._lease.epoch, wait=False, say=log.info)
+        return []
 
     def _point_production(self) -> list[Recorded]:
         serving.point_production(self.app, self._services.tend().engine, self._lease)

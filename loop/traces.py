@@ -11,17 +11,23 @@ field only, never as a part of something.
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 SEARCHED = 12  # bytes; shorter texts are compared with whole fields
 WINDOW = 24  # characters of a fragment: a quoted stretch of one and a half windows is found
+FEW = 32  # needles that are looked for one by one
 Span = tuple[int, int]  # start and end, in bytes
+Line = Literal["about", "another", "no matter"]
+_BLOCK = 1 << 22  # bytes that many needles are looked for in at once
+_KEY = 8  # bytes by which they are told apart first
+_LONGEST_NAME = 200  # characters of a customer's name that intake keeps
 
 
 class Victim(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,13 +72,44 @@ def fragments(text: str) -> tuple[bytes, ...]:
 
 
 def spans(data: bytes, needles: Iterable[bytes]) -> list[Span]:
-    """Every place where one of the needles stands."""
+    """Every place where one of the needles stands; each has `SEARCHED` bytes or more."""
+    different = {needle for needle in needles if len(needle) >= SEARCHED}
+    if len(different) > FEW:
+        return _spans_of_many(data, different)
     found: list[Span] = []
-    for needle in needles:
+    for needle in different:
         start = data.find(needle)
         while start >= 0:
             found.append((start, start + len(needle)))
             start = data.find(needle, start + 1)
+    return sorted(found)
+
+
+def _spans_of_many(data: bytes, needles: Iterable[bytes]) -> list[Span]:
+    """The same in one pass, whatever their number: eight bytes at every offset are compared with the needles' first
+    eight, through a table of their hashes (the filter of Rabin and Karp 1987, without the rolling)."""
+    import numpy as np
+
+    by_key: dict[int, list[bytes]] = {}
+    for needle in needles:
+        by_key.setdefault(int.from_bytes(needle[:_KEY], "little"), []).append(needle)
+    keys = np.array(sorted(by_key), dtype="<u8")
+
+    def hashed(values: Any) -> Any:
+        return (values * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(44)
+
+    known = np.zeros(1 << 20, dtype=bool)
+    known[hashed(keys)] = True
+    found: list[Span] = []
+    for base in range(0, len(data) - _KEY + 1, _BLOCK):
+        count = min(_BLOCK, len(data) - _KEY + 1 - base)
+        windows = np.ndarray((count,), dtype="<u8", buffer=data, offset=base, strides=(1,))
+        places = np.flatnonzero(known[hashed(windows)])
+        for place in places[np.isin(windows[places], keys)]:
+            start = base + int(place)
+            for needle in by_key[int.from_bytes(data[start : start + _KEY], "little")]:
+                if data.startswith(needle, start):
+                    found.append((start, start + len(needle)))
     return found
 
 
@@ -95,42 +132,102 @@ def quoting_lines(data: bytes, needles: Sequence[bytes]) -> list[Span]:
 
 def entries(data: bytes, *, table: bool) -> list[tuple[Span, Mapping[str, Any] | None]]:
     """The lines of a file, or the rows under a CSV header: where each stands, and its value where it can be read."""
-    ends = [index + 1 for index, byte in enumerate(data) if byte == 10]
-    starts = [0, *ends]
-    lines = [(start, end) for start, end in zip(starts, [*ends, len(data)], strict=True) if start < end]
+    lines: list[Span] = []
+    start = 0
+    while start < len(data):
+        end = data.find(b"\n", start) + 1 or len(data)
+        lines.append((start, end))
+        start = end
     if not table:
         return [(line, _object(data[slice(*line)])) for line in lines]
     return list(_rows(data, lines))
 
 
-def concerns(value: Mapping[str, Any], victims: Sequence[Victim]) -> bool:
-    """Whether a readable line holds one of the texts as a field, or is about one of the records by production's id."""
-    texts = {victim.text.strip() for victim in victims}
-    if any(found.strip() in texts for found in _strings(value)):
-        return True
-    ids = {victim.external_id for victim in victims if victim.external_id}
-    return bool(ids) and _identity(value) in ids and any(key in value for key in ("text", "messages", "request"))
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What lines are compared with, made once by `wanted`."""
+
+    texts: frozenset[str]  # without the space around them
+    ids: frozenset[tuple[str, str]]  # (task, production's id)
+    tasks: frozenset[str]  # that there are
+    needles: tuple[bytes, ...]
+    names: tuple[bytes, ...]  # the customer's, as JSON has it
+    customer: str
 
 
-def of_customer(value: Mapping[str, Any], customer: str) -> bool:
-    """Whether a line names the customer in a field of its own."""
-    return bool(customer) and customer in (str(value.get("customer", "")), str(value.get("client_id", "")))
+def wanted(victims: Sequence[Victim], tasks: Iterable[str], customer: str = "") -> Wanted:
+    """`tasks`: the names that there are; `customer`: lines that name them are wanted, whatever they say."""
+    long = {victim.text for victim in victims if searched(victim.text)}
+    name = customer[:_LONGEST_NAME]
+    return Wanted(
+        texts=frozenset(victim.text.strip() for victim in victims if victim.text.strip()),
+        ids=frozenset((victim.task, victim.external_id) for victim in victims if victim.external_id),
+        tasks=frozenset(tasks),
+        needles=tuple({form for text in long for form in forms(text)}),
+        names=tuple({json.dumps(name).encode(), json.dumps(name, ensure_ascii=False).encode()}) if name else (),
+        customer=name,
+    )
 
 
-def of_another(value: Mapping[str, Any] | None, victims: Sequence[Victim]) -> bool:
-    """Whether a line carries an id that is none of the erased records': the same words by somebody else."""
-    own = _identity(value) if value is not None else ""
-    return bool(own) and own not in {victim.external_id for victim in victims}
+def judged(line: bytes, value: Mapping[str, Any] | None, sought: Wanted, *, task: str, quoted: bool) -> Line:
+    """What a line of the spool has to do with what is sought. "another": the same words under somebody else's id.
+
+    Args:
+        line: its bytes.
+        value: its object; None where it cannot be read.
+        sought: from `wanted`.
+        task: whose lines the file holds, where the line does not say; empty: unknown.
+        quoted: whether one of the needles stands in it.
+    """
+    if value is None:
+        return "about" if quoted or any(name in line for name in sought.names) else _judged_cells(line, sought)
+    if sought.customer and sought.customer in (_name(value, "customer"), _name(value, "client_id")):
+        return "about"
+    own = _identity(value)
+    if own and _belongs(value, own, sought, task):
+        return "about" if any(key in value for key in ("text", "messages", "request")) else "no matter"
+    if not quoted and not any(found.strip() in sought.texts for found in _strings(value)):
+        return "no matter"
+    return "another" if own else "about"
+
+
+def _judged_cells(line: bytes, sought: Wanted) -> Line:
+    """A row that was put aside without its header."""
+    text = line.decode("utf-8", "surrogateescape")
+    cells: set[str] = set()
+    for delimiter in (",", ";", "\t"):
+        with contextlib.suppress(csv.Error):
+            cells |= {cell.strip() for row in csv.reader([text], delimiter=delimiter) for cell in row}
+    if sought.customer in cells - {""}:
+        return "about"
+    if not cells & sought.texts:
+        return "no matter"
+    ids = {identity for _, identity in sought.ids}
+    return "about" if not ids or cells & ids else "another"
+
+
+def _belongs(value: Mapping[str, Any], own: str, sought: Wanted, task: str) -> bool:
+    """Whether the line is about one of the records, by production's id; ids of different tasks may be the same."""
+    named = (value.get("task"), value.get("workload_id"))
+    task = next((one for one in named if isinstance(one, str) and one in sought.tasks), task)
+    return any(own == identity and task in ("", its_task) for its_task, identity in sought.ids)
+
+
+def _name(value: Mapping[str, Any], key: str) -> str:
+    found = value.get(key)
+    return str(found)[:_LONGEST_NAME] if isinstance(found, str | int | float) else ""
 
 
 def _identity(value: Mapping[str, Any]) -> str:
     response = value.get("response")
-    inner = response.get("id") if isinstance(response, dict) else None
+    if isinstance(response, str):
+        response = _object(response.encode("utf-8", "surrogatepass"))
+    inner = response.get("id") if isinstance(response, Mapping) else None
     return next((str(found) for found in (value.get("id"), value.get("request_id"), inner) if found), "")
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All strings in a JSON value, those inside JSON texts included: many logs keep bodies as strings."""
+    """All strings in a JSON value, those inside JSON texts included (many logs keep bodies as strings), and the parts
+    of a turn joined as intake joins them."""
     if isinstance(value, str):
         yield value
         if value[:1] in ("{", "["):
@@ -142,6 +239,9 @@ def _strings(value: Any) -> Iterator[str]:
         for one in value.values():
             yield from _strings(one)
     elif isinstance(value, list):
+        parts = [one["text"] for one in value if isinstance(one, Mapping) and isinstance(one.get("text"), str)]
+        if len(parts) > 1:
+            yield "\n".join(parts)
         for one in value:
             yield from _strings(one)
 

@@ -23,6 +23,7 @@ from store.errors import Corrupt, StoreError
 from store.events import Archived
 from store.kill_points import reached
 from store.log import GENESIS, Draft, Head, step_id
+from store.pages import compact
 from store.segments import KIND, known_segments, seal
 from store.verify import check_chain
 from store.workspace import Workspace
@@ -152,12 +153,7 @@ def _shrink(workspace: Workspace) -> None:
     if owed is None:
         return
     try:
-        with database.errors():
-            pooled = database.write.raw_connection()
-            try:
-                pooled.cursor().execute("VACUUM")
-            finally:
-                pooled.close()
+        compact(database)
     except StoreError as error:
         raise StoreError(
             f"everything was archived, but the file could not be made smaller: {error.message}",

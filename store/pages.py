@@ -1,9 +1,11 @@
-"""What is left in a database file beside its content: pages that are free."""
+"""What is left in a database file beside its content: pages that are free, and how to be rid of them."""
 
 from __future__ import annotations
 
 import mmap
 from pathlib import Path
+
+from store.database import Database
 
 _HEADER = 100  # bytes
 _PAGE_SIZE, _FIRST_TRUNK = 16, 32  # offsets in the header (SQLite's file format, sections 1.3 and 1.5)
@@ -33,3 +35,17 @@ def free_pages_are_empty(path: Path) -> bool:
                     return False
                 trunk = int.from_bytes(page[:4], "big")
     return True
+
+
+def compact(database: Database) -> None:
+    """Write the database anew without free pages (VACUUM); writers wait meanwhile. Needs as much space as it is large.
+
+    Raises:
+        StoreError: disk full, or locked for longer than the busy timeout; nothing was changed.
+    """
+    with database.errors():
+        pooled = database.write.raw_connection()
+        try:
+            pooled.cursor().execute("VACUUM")
+        finally:
+            pooled.close()

@@ -1,4 +1,4 @@
-"""Where an adapter came from: base, prompt, run, dataset, records and labels, and where it went."""
+"""Where an adapter came from: base, prompt, run, dataset, records and labels; where adapters and records went."""
 
 from __future__ import annotations
 
@@ -111,6 +111,49 @@ def show_tree(values: dict[str, Any]) -> None:
     show(table(["record", "part", "label", "labelled by", ""], shown))
     if len(records) > SHOWN_RECORDS:
         say(f"and {len(records) - SHOWN_RECORDS} more: tuneloop lineage {values['adapter']} --json")
+
+
+def record_of(app: App, given: str) -> str:
+    """Our id of the record that is named; empty where nothing or an adapter is.
+
+    Raises:
+        InputError: several records fit.
+    """
+    from loop.cli import reads
+
+    if any(row["name"].startswith(given) for row in reads.listed(app.workspace, "adapters")):
+        return ""
+    found = reads.record_id(app, given)
+    return found if reads.rows(app.workspace, "SELECT 1 FROM records WHERE record_id = ?", [found]) else ""
+
+
+def gather_record(app: App, record_id: str) -> dict[str, Any]:
+    """Which adapters saw a record, and in which part of their data, as JSON values."""
+    from loop import elsewhere
+    from loop.cli import reads
+
+    (row,) = reads.rows(app.workspace, "SELECT task, label, erased FROM records WHERE record_id = ?", [record_id])
+    shown = [
+        {"prompt": one.event.prompt, "position": one.position, "at": one.recorded_at}
+        for one in app.workspace.log.select("type = 'PromptAdopted'", [])
+        if isinstance(one.event, ev.PromptAdopted) and record_id in one.event.shots
+    ]
+    seen = elsewhere.adapters_that_saw(app, [record_id])
+    return builtins({"record_id": record_id, **row, "adapters": seen, "prompts": shown})  # type: ignore[no-any-return]
+
+
+def show_record(values: dict[str, Any]) -> None:
+    """The same for people."""
+    erased = styled(", erased since", "red") if values["erased"] else ""
+    say(styled(f"{values['record_id']} ", "bold"), f"({values['label'] or 'no label'})", erased)
+    lines = [
+        (one["adapter"], one["status"] or "not registered", ", ".join(one["records"])) for one in values["adapters"]
+    ]
+    lines += [(one["prompt"], "prompt", "shown as an example") for one in values["prompts"]]
+    if lines:
+        show(table(["seen by", "status", "in"], lines))
+    else:
+        say("no adapter and no prompt has seen it")
 
 
 def _records(app: App, dataset: str) -> list[dict[str, Any]]:

@@ -103,14 +103,26 @@ def compare(
 
 def lineage(
     ctx: typer.Context,
-    adapter: Annotated[str, typer.Argument(help="An adapter's name; without it the newest.")] = "",
+    adapter: Annotated[
+        str, typer.Argument(metavar="[ADAPTER|RECORD]", help="An adapter's name (without it the newest), or a record.")
+    ] = "",
     task: TaskName = "",
     as_json: AsJson = False,
 ) -> None:
-    """Tell what an adapter was made of: base model, prompt, run, dataset, and every record with its label."""
+    """Tell what an adapter was made of: base model, prompt, run, dataset, and every record with its label.
+
+    Of a record it tells the adapters that were trained, validated or examined on it, also once it is erased.
+    """
     from loop.cli import lineage as made_of
 
     with open_app(ctx) as app:
+        if adapter and (record := made_of.record_of(app, adapter)):
+            seen = made_of.gather_record(app, record)
+            if as_json:
+                emit(seen)
+            else:
+                made_of.show_record(seen)
+            return
         name = choose_task(app.settings, task)
         values = made_of.gather(app, name, adapter)
     if as_json:
