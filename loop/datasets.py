@@ -254,7 +254,7 @@ def prepare_training(app: App, cycle: Cycle, rules: TaskSettings, base: BaseMode
     if spec_file.exists():
         spec = read_json(spec_file, TrainSpec)
     else:
-        spec = _spec(app, cycle, rules, base)
+        spec = training_spec(app, rules, base, run_id=cycle.run_id, adapter=cycle.adapter, plan=cycle.plan)
         write_json(spec_file, spec)
     reached("train.spec_written")
     items = read_lines(app.workspace.artifacts.path(cycle.dataset, verify=True) / "dataset.jsonl", Item)
@@ -275,16 +275,19 @@ def hyperparameters(spec: TrainSpec) -> dict[str, float | int | str | bool]:
     return {name: value for name, value in named.items() if isinstance(value, float | int | str | bool)}
 
 
-def _spec(app: App, cycle: Cycle, rules: TaskSettings, base: BaseModelRef) -> TrainSpec:
+def training_spec(
+    app: App, rules: TaskSettings, base: BaseModelRef, *, run_id: str, adapter: str, plan: Plan
+) -> TrainSpec:
+    """What the settings ask of a training, changed as its plan says: gentler, or larger overnight."""
     chosen = rules.training.model_dump(exclude={"general_share", "general_file", "valid_share", "max_attempts"})
-    if cycle.plan == "gentle":
+    if plan == "gentle":
         chosen["learning_rate"] *= rules.trigger.gentle_rate_factor
-    if cycle.plan == "overnight":
+    if plan == "overnight":
         chosen["rank"] = rules.trigger.overnight_rank
     return TrainSpec(
-        run_id=cycle.run_id,
-        task=cycle.run_id.rpartition("-run-")[0],
-        adapter=cycle.adapter,
+        run_id=run_id,
+        task=run_id.rpartition("-run-")[0],
+        adapter=adapter,
         labels=rules.labels,
         prompt=training_prompt(app, rules),
         base=base,
