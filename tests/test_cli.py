@@ -125,7 +125,8 @@ def test_every_verb_has_help_with_an_example_that_parses(name: str, example: str
 def test_every_verb_is_there() -> None:
     wanted = (
         "init demo run tick status ingest feedback queue review label undo train evaluate gate promote rollback "
-        "adapters runs history show pause resume verify doctor serve notify compare lineage state"
+        "adapters runs history show pause resume verify doctor serve notify compare lineage state "
+        "backup restore erase archive"
     )
     assert {name for name, _ in verbs()} == set(wanted.split())
 
@@ -605,5 +606,5 @@ def test_training_needs_labels_of_two_classes(tmp_path: Path, tuneloop: Any) -> 
     root = make(tmp_path)
     refused = tuneloop("train", "-w", root)
     assert refused.code == 4 and "two are needed" in refused.err
-    assert tuneloop("train", "--plan", "heroic", "-w", root).code == 2
+    assert tuneloop("train", "--recipe", "heroic", "-w", root).code == 2
     assert tuneloop("evaluate", "-w", root).code == 4

@@ -23,10 +23,15 @@ OUTCOME_STYLES = {"promote": "green", "pass": "green", "reject": "red", "fail": 
 def train(
     ctx: typer.Context,
     task: TaskName = "",
-    plan: Annotated[
-        str, typer.Option("--plan", help="standard, gentle (against forgetting) or overnight.")
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="standard, gentle (against forgetting) or overnight.")
     ] = "standard",
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the candidate is judged.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what it would take: parameters, memory, time. Trains nothing.")
+    ] = False,
+    probe: Annotated[bool, typer.Option(help="With --plan: measure a few steps on this machine.")] = True,
+    as_json: AsJson = False,
     reason: Reason = "",
 ) -> None:
     """Train with the labels there are, without waiting for the next threshold.
@@ -35,12 +40,17 @@ def train(
     """
     from loop import actions
 
-    if plan not in PLANS:
-        raise UsageError(f"there is no plan {plan!r}", hint=f"Plans: {', '.join(PLANS)}.")
+    if recipe not in PLANS:
+        raise UsageError(f"there is no recipe {recipe!r}", hint=f"Recipes: {', '.join(PLANS)}.")
     with open_app(ctx) as app:
         name = choose_task(app.settings, task)
-        actions.request_training(app, name, plan=plan, reason=reason)  # type: ignore[arg-type]
-        say(f"asked for a {plan} training of {name}")
+        if plan:
+            from loop.cli import planned
+
+            planned.show_plan(app, name, recipe, probe=probe, as_json=as_json)  # type: ignore[arg-type]
+            return
+        actions.request_training(app, name, plan=recipe, reason=reason)  # type: ignore[arg-type]
+        say(f"asked for a {recipe} training of {name}")
         _see_through(app, name, wait)
 
 

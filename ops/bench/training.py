@@ -7,7 +7,8 @@ rules, examples) and one of about 40 are tried. The first step warms up and is n
 step side by side, examples a second, and both ratios against plain TRL; the data is Banking77's
 (TUNELOOP_BENCH_DATA), else the demo's tickets.
 
-Plain TRL is what its documentation shows first: SFTTrainer, prompt and completion, LoraConfig, defaults. Its best
+Plain TRL is what its documentation shows first: SFTTrainer and LoraConfig with their defaults, on the same tokens and
+labels (its own tokenisation would also learn the line end that a chat template writes after an answer). Its best
 settings are those that its guide to speed and memory names and that run on this device: on a CPU no gradient
 checkpointing; on a GPU packing, padding-free FlashAttention and Liger's kernels as well, each only where installed.
 Packing forms other batches, so that its losses are not those of the same step.
@@ -36,6 +37,7 @@ from rich.table import Table
 
 from adapters import base_model
 from adapters.child import peak_memory_mb
+from adapters.encode import encode
 from adapters.specs import (
     Example,
     Message,
@@ -124,13 +126,10 @@ def run_peer(folder: Path, best: bool) -> Measured:
     base_model.quiet()
     model, tokenizer = base_model.load(spec.base, spec.device, training=True)
     gpu = torch.cuda.is_available()
-    rows = [
-        {
-            "prompt": [msgspec.to_builtins(message) for message in one.messages[:-1]],
-            "completion": [msgspec.to_builtins(one.messages[-1])],
-        }
-        for one in read_lines(folder / "train.jsonl", Example)
-    ]
+    rows = []
+    for one in read_lines(folder / "train.jsonl", Example):
+        coded = encode(tokenizer, one.messages, spec.max_length)
+        rows.append({"input_ids": coded.tokens, "labels": [-100] * coded.start + coded.tokens[coded.start :]})
     options: dict[str, Any] = {}
     if best:
         options["gradient_checkpointing"] = False

@@ -1,0 +1,161 @@
+"""What a training will take, before anything is loaded: trainable parameters, and memory by part. Pure, no torch.
+
+Weights and optimiser follow from the model's shape alone. 4-bit weights take 4.127 bits each: NF4 with one scale per
+64 weights, the scales themselves in 8 bits (Dettmers et al. 2023, section 3). Full fine-tuning counts 8 bytes a
+parameter: weights, gradients and Adam's two moments, each in 2 bytes, as the usual table for a 7B model (56 GB) does.
+Adapters are kept in 4 bytes, with gradients and moments in 4 bytes each.
+
+Activations are those of one micro-batch. With checkpointing each layer keeps its input, and one layer at a time its
+inside; without, every layer keeps its inside (counted for Llama's layer: 34 hidden-sized and 6 MLP-sized values of
+half precision less what is recomputed, fitted to measured peaks, see `tests/test_planning.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+
+from adapters.specs import TrainSpec
+from store.errors import ModelError
+
+NF4_BYTES = 4.127 / 8
+GIB = 2.0**30
+CUDA_BYTES = 1.7e9  # context, libraries' workspace and the allocator's slack
+CPU_BYTES = 0.75e9  # the process with torch, transformers, peft and trl, without a model
+VIRTUAL_TOKENS = 20  # of prefix and prompt tuning
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """The sizes of a Llama-like decoder."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    tied: bool = False
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of one block: name -> (in, out)."""
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q_proj": (self.hidden, query),
+            "k_proj": (self.hidden, key),
+            "v_proj": (self.hidden, key),
+            "o_proj": (query, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of the blocks: what is quantised."""
+        return self.layers * sum(rows * columns for rows, columns in self.linears().values())
+
+    @property
+    def other_parameters(self) -> int:
+        """Embeddings, output layer and norms: what is not."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden * (2 * self.layers + 1)
+
+    @property
+    def parameters(self) -> int:
+        return self.linear_parameters + self.other_parameters
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes by part."""
+
+    weights: float
+    gradients: float
+    optimiser: float
+    activations: float
+    process: float  # libraries, context, workspace
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimiser + self.activations + self.process
+
+
+def read_shape(folder: Path) -> Shape:
+    """The shape that a model folder's config.json gives.
+
+    Raises:
+        ModelError: it cannot be read, or is no decoder of this kind.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        config = config.get("text_config", config)
+        heads = int(config["num_attention_heads"])
+        return Shape(
+            hidden=int(config["hidden_size"]),
+            layers=int(config["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
+            intermediate=int(config["intermediate_size"]),
+            vocabulary=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings")),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder / 'config.json'} does not give the model's sizes: {type(error).__name__} {error}",
+            hint="Plans are made for Llama-like models: Llama, Qwen, Mistral, Gemma, SmolLM.",
+        ) from error
+
+
+def trainable_parameters(shape: Shape, spec: TrainSpec) -> int:
+    """How many parameters a method trains."""
+    linears = shape.linears()
+    match spec.method:
+        case "full":
+            return shape.parameters
+        case "prompt":
+            return VIRTUAL_TOKENS * shape.hidden
+        case "prefix":
+            return VIRTUAL_TOKENS * shape.layers * 2 * shape.kv_heads * shape.head_dim
+        case "ia3":
+            return shape.layers * (linears["k_proj"][1] + linears["v_proj"][1] + linears["down_proj"][0])
+    names = {"attention-min": ["q_proj", "v_proj"], "attention": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+    chosen = names.get(spec.targets, list(linears))
+    return shape.layers * spec.rank * sum(sum(linears[name]) for name in chosen)
+
+
+def memory(
+    shape: Shape, spec: TrainSpec, tokens: int, *, learned: int = 0, checkpointing: bool = False, gpu: bool = False
+) -> Memory:
+    """Peak memory of a training.
+
+    Args:
+        shape: of the base model.
+        spec: method, rank, quantisation.
+        tokens: in one micro-batch as it is laid out (a shared prefix counts once).
+        learned: of these, how many predict something; 0: all of them. Only they are projected to the vocabulary.
+        checkpointing: whether activations are recomputed in the backward pass.
+        gpu: whether it runs on one.
+    """
+    trained = trainable_parameters(shape, spec)
+    if spec.method == "full":
+        weights, gradients, optimiser = 2.0 * trained, 2.0 * trained, 4.0 * trained
+    else:
+        kept = {"nf4": NF4_BYTES, "bf16": 2.0, "fp32": 4.0}[spec.base.quantisation]
+        other = 4.0 if spec.base.quantisation == "fp32" else 2.0
+        weights = kept * shape.linear_parameters + other * shape.other_parameters + 4.0 * trained
+        gradients, optimiser = 4.0 * trained, 8.0 * trained
+    size = 4 if spec.base.quantisation == "fp32" else 2
+    inside = tokens * size * (INSIDE_HIDDEN * shape.hidden + INSIDE_MLP * shape.intermediate)
+    between = tokens * size * shape.hidden
+    layers = shape.layers * between + inside if checkpointing else shape.layers * inside
+    logits = (learned or tokens) * shape.vocabulary * (size + 8)
+    process = CUDA_BYTES if gpu else CPU_BYTES
+    return Memory(
+        weights=weights, gradients=gradients, optimiser=optimiser, activations=layers + logits, process=process
+    )
+
+
+INSIDE_HIDDEN = 16.0  # values of hidden size that a layer keeps for its backward pass, per token
+INSIDE_MLP = 6.0  # and of the MLP's size

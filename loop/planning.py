@@ -1,0 +1,144 @@
+"""What the next training would take: the estimate of `adapters.planning` beside a few measured steps."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from adapters import planning
+from adapters.probe import FILE, Probe
+from adapters.specs import Example, StepFailure, TrainSpec, read_json, write_json, write_lines
+from loop import manners
+from loop.bootstrap import App
+from loop.datasets import hyperparameters, training_spec
+from loop.serving import base_ref
+from loop.state import Plan
+from loop.steps import Steps
+from store import queries
+from store.errors import InputError, StepError
+
+POLL_SECONDS = 0.2
+MARGIN = 0.9  # share of the free memory that a plan may fill
+
+
+class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes in bytes, times in seconds. `measured` is None where no steps were to be made."""
+
+    task: str
+    plan: Plan
+    settings: dict[str, float | int | str | bool]
+    parameters: int
+    trainable: int
+    memory: planning.Memory
+    probe: Probe
+    fits: bool
+    seconds: float  # of the whole training; 0: not known
+
+
+def make_plan(
+    app: App, task: str, kind: Plan = "standard", *, measure: bool = True, waiting: Callable[[], object] = lambda: None
+) -> TrainingPlan:
+    """Plan a training on the labels there are, without recording or starting anything.
+
+    Args:
+        app: the workspace.
+        task: its name.
+        kind: standard, gentle or overnight.
+        measure: whether to make a few steps on this machine; without, no time is told.
+        waiting: called again and again meanwhile.
+
+    Raises:
+        InputError: there are no labels to train on.
+        StepError: a step is running (two would slow each other up to five times), or the probe failed.
+        ModelError: the base model is missing, or the settings cannot be trained.
+    """
+    from adapters import methods
+
+    rules = app.settings.task(task)
+    rows = queries.labelled(app.workspace.read, task, side="train")
+    if not rows:
+        raise InputError(f"{task} has no labels to train on", hint="`tuneloop review` gives some.")
+    busy = next((one for one in app.state().tasks.values() if one.cycle and one.cycle.phase in _BUSY), None)
+    if busy is not None and measure:
+        raise StepError(f"a step of {busy.task} is running", hint="Wait for it, or plan with --no-probe.")
+    base = base_ref(app)
+    spec = training_spec(app, rules, base, run_id=f"{task}-run-0", adapter=f"{task}-plan", plan=kind)
+    methods.check(spec)
+    shape = planning.read_shape(Path(base.path))
+    folder = app.workspace.paths.runs / f"{task}-plan"
+    try:
+        probe = _probe(app, spec, rows, folder, measure=measure, waiting=waiting)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    gpu = probe.device.startswith("cuda")
+    needed = planning.memory(shape, spec, probe.tokens, learned=probe.learned, gpu=gpu)
+    return TrainingPlan(
+        task=task,
+        plan=kind,
+        settings=hyperparameters(spec),
+        parameters=shape.parameters,
+        trainable=planning.trainable_parameters(shape, spec),
+        memory=needed,
+        probe=probe,
+        fits=max(needed.total, probe.peak) <= MARGIN * probe.free,
+        seconds=probe.loading_seconds + probe.steps * probe.step_seconds,
+    )
+
+
+_BUSY = ("training", "evaluating")
+
+
+def _probe(
+    app: App,
+    spec: TrainSpec,
+    rows: list[queries.Labelled],
+    folder: Path,
+    *,
+    measure: bool,
+    waiting: Callable[[], object],
+) -> Probe:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    with app.workspace.rendering():
+        texts = app.workspace.texts.many([row.record_id for row in rows])
+        examples = [
+            Example(id=row.record_id, messages=spec.prompt.messages(texts[row.record_id], row.label), label=row.label)
+            for row in rows
+            if row.record_id in texts
+        ]
+        if not measure:
+            from adapters.probe import layout
+
+            return layout(spec, examples)
+        write_lines(folder / "train.jsonl", examples)
+        write_json(folder / "spec.json", spec)
+    (folder / "valid.jsonl").touch()
+    rules = app.settings.resources
+    steps = Steps(app.workspace.paths.logs, manners.step_environment(rules.nice, rules.memory_limit_mb), _MODULES)
+    steps.start("train", folder)
+    try:
+        while not (folder / FILE).exists():
+            if folder not in steps.running():
+                break
+            waiting()
+            time.sleep(POLL_SECONDS)
+    finally:
+        steps.stop_all(5.0)
+    if not (folder / FILE).exists():
+        raise _told(folder, app.workspace.paths.logs)
+    return read_json(folder / FILE, Probe)
+
+
+_MODULES = {"train": "adapters.probe"}
+
+
+def _told(folder: Path, logs: Path) -> StepError:
+    for place in (folder, folder / "probe"):
+        if (place / "error.json").exists():
+            failure = read_json(place / "error.json", StepFailure)
+            return StepError(failure.message, hint=failure.hint)
+    return StepError("the probe ended without a result", hint=f"Look at {logs / f'{folder.name}.log'}.")
