@@ -106,7 +106,7 @@ def uploaded(app: App, record_ids: Collection[str], sessions: Sequence[str]) -> 
     """
     home = app.workspace.paths.wandb
     queued = {name for name in sessions if name.startswith("offline-run-") and not any((home / name).glob("*.synced"))}
-    found = {_run_of(name) for name in sessions if "run-" in name and name not in queued}
+    found = {_run_of(name) for name in sessions if name not in queued}
     if app.settings.wandb.send_text:  # what was sent, or found too late: its folder may have been cleaned up
         try:
             cursor = msgspec.json.decode((home / "cursor.json").read_bytes(), type=Cursor)

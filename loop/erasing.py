@@ -75,8 +75,8 @@ def erase(
         say: told in a few words what is being done.
 
     Raises:
-        StoreError: another erasure is at work; a reader holds the write-ahead log back; somebody keeps writing the
-            texts; disk full. What is noted is finished later.
+        StoreError: another erasure is at work; a step that has read the texts cannot be ended; a reader holds the
+            write-ahead log back; somebody keeps writing the texts; disk full. What is noted is finished later.
     """
     with _alone(app, LOCK_SECONDS):
         _resume(app, epoch, say)  # a note of another erasure must not be lost
@@ -158,9 +158,8 @@ def _sweep_files(app: App, note: Note, say: Say) -> None:
     """Sweep until a pass finds nothing; between the first two, end the steps that hold the texts in memory."""
     reading = Sweep(act=False)
     sweeping.sweep_runs(app, note.victims, reading)
-    if reading.running:
-        note.at_work = sorted({*note.at_work, *reading.running})
-        _keep(app, note)  # after a kill their folders may be clean, and they still at work
+    note.at_work = sorted({*note.at_work, *reading.running, *_unseen(app)})
+    _keep(app, note)  # after a kill their folders may be clean, and they still at work
     for number in range(1, ROUNDS + 1):
         say(f"sweeping the files (pass {number})")
         done = sweeping.sweep(app, note.victims, act=True, customer=note.customer)
@@ -168,7 +167,13 @@ def _sweep_files(app: App, note: Note, say: Say) -> None:
         steps, note.at_work = {*note.at_work, *done.running}, []
         ended, left = _end(app, sorted(steps), app.settings.daemon.stop_seconds)
         note.report.stopped = sorted({*note.report.stopped, *ended})
-        note.report.still_running = sorted({*note.report.still_running, *left})
+        if left:
+            note.at_work = left
+            _keep(app, note)
+            raise StoreError(
+                f"{', '.join(left)} has read the texts, works on, and cannot be ended from here",
+                hint="Stop it, or erase as the user and on the machine that runs the daemon; its next tick goes on.",
+            )
         if not (done.places or ended or _came_in(app, note)):
             return
     raise StoreError(
@@ -240,6 +245,17 @@ def _drafts(app: App, note: Note, record_ids: Sequence[str]) -> list[Draft]:
 # ---------------------------------------------------------------- steps that hold the texts in memory
 
 
+def _unseen(app: App) -> list[str]:
+    """Steps at work that take texts from the database themselves and keep none of them: endpoints are asked, a control
+    is fitted. Their folders do not tell which they have read."""
+    folders = sorted(folder for folder in app.workspace.paths.runs.iterdir() if folder.is_dir())
+    return [
+        folder.name
+        for folder in folders
+        if is_locked(folder / STEP_LOCK) and not any((folder / name).exists() for name in sweeping.SPOOLED)
+    ]
+
+
 def _end(app: App, names: Sequence[str], seconds: float) -> tuple[list[str], list[str]]:
     """End the children that work in these run folders: (ended, could not be ended). Their daemon starts them again,
     on folders that are clean; what they had saved stays."""
@@ -260,11 +276,20 @@ def _end(app: App, names: Sequence[str], seconds: float) -> tuple[list[str], lis
                     break
         except PermissionError:
             children_left = children
-        if children_left or (not children and is_locked(folder / STEP_LOCK)):
+        if children_left or (not children and _is_held(folder)):
             left.append(name)
         elif children:
             ended.append(name)
     return ended, left
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether somebody keeps the folder's lock; whoever only asks for it has it for a moment."""
+    for _ in range(5):
+        if not is_locked(folder / STEP_LOCK):
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _children(folder: Path) -> list[int]:

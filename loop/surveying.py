@@ -29,7 +29,6 @@ class Report(msgspec.Struct, kw_only=True):
     places: dict[str, int] = {}  # area -> files that held one of the texts
     redacted: dict[str, list[str]] = {}  # artifact -> records because of which it lost files
     stopped: list[str] = []  # steps that had read the texts; they go on without them
-    still_running: list[str] = []  # steps that had read the texts and could not be ended
     adapters: list[Seen] = []
     backups: list[Copied] = []
     uploaded: list[str] = []  # runs of W&B

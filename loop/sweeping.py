@@ -34,7 +34,8 @@ from store.prompting import Message, PromptSpec
 ERASED = b"[erased]"
 NOTE = "erasing.json"  # of what is being erased, see `loop.erasing`
 _UNFINISHED = (".tmp", ".part")  # a writer was killed beside the file's place, or is at it
-_SPOOLED = {"train.jsonl", "valid.jsonl", "exam.jsonl"}
+_SESSIONS = ("run-", "offline-run-")  # begin the names of W&B's folders of runs
+SPOOLED = {"train.jsonl", "valid.jsonl", "exam.jsonl"}
 _ANSWERED = {"given.jsonl", "predictions.jsonl"}
 
 
@@ -138,7 +139,7 @@ def _finished(name: str) -> str:
 
 def _changes(name: str, ids: set[str], victims: Sequence[Victim]) -> Change | None:
     """How a file of a run folder loses the texts; None for one that holds none, or is looked at as any other."""
-    if name in _SPOOLED:
+    if name in SPOOLED:
         return lambda data: _lines(data, victims, lambda value: None if value.get("id") in ids else value)
     if name in _ANSWERED:
         return lambda data: _lines(data, victims, lambda value: _unsaid(value, ids, "raw"))
@@ -349,7 +350,7 @@ def _rest(app: App, victims: Sequence[Victim], done: Sweep) -> None:
             done.count(path.relative_to(paths.home).parts[0])
             if done.act:
                 overwrite(path, data, hits, ERASED if quoting else b"")
-        if session and session not in done.sessions:
+        if session.startswith(_SESSIONS) and session not in done.sessions:
             done.sessions.append(session)
 
 

@@ -130,17 +130,19 @@ def quoting_lines(data: bytes, needles: Sequence[bytes]) -> list[Span]:
     return sorted(lines)
 
 
-def entries(data: bytes, *, table: bool) -> list[tuple[Span, Mapping[str, Any] | None]]:
+def entries(data: bytes, *, table: bool) -> Iterator[tuple[Span, Mapping[str, Any] | None]]:
     """The lines of a file, or the rows under a CSV header: where each stands, and its value where it can be read."""
-    lines: list[Span] = []
+    if table:
+        return _rows(data, list(_spans_of_lines(data)))
+    return ((line, _object(data[slice(*line)])) for line in _spans_of_lines(data))
+
+
+def _spans_of_lines(data: bytes) -> Iterator[Span]:
     start = 0
     while start < len(data):
         end = data.find(b"\n", start) + 1 or len(data)
-        lines.append((start, end))
+        yield start, end
         start = end
-    if not table:
-        return [(line, _object(data[slice(*line)])) for line in lines]
-    return list(_rows(data, lines))
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -129,6 +129,24 @@ def _dataset(app: App) -> None:
     append(app, ev.BackupRemoved(backup="gone", label="nas"), "backup")
 
 
+def training(samples: list[dict[str, str]]) -> tuple[ev.Event, ...]:
+    """A run that has ended well, as the mirror to W&B needs it."""
+    return (
+        ev.DatasetFrozen(
+            task="tickets", run_id=RUN, artifact="", up_to=1, labels_train=1, train=1, valid=0, exam=0, hard_exam=0,
+            per_class={}, curation=[],
+        ),
+        ev.TrainingStarted(
+            task="tickets", run_id=RUN, attempt=1, adapter="tickets-v1", method="qlora", base_model="m",
+            base_digest="d", quantisation="nf4", prompt="zero-shot@1", seed=1, hyperparameters={},
+        ),
+        ev.TrainingSucceeded(
+            task="tickets", run_id=RUN, artifact="", steps=1, epochs=1, seconds=1, train_loss=1, eval_accuracy=None,
+            temperature=1, peak_memory_mb=1, stopped="steps", samples=samples,
+        ),
+    )  # fmt: skip
+
+
 def prompt(*shown: str) -> PromptSpec:
     turns = [turn for one in shown for turn in (Message("user", shot_content(USER, both()[one])),
                                                 Message("assistant", LABELS.get(one, "general")))]  # fmt: skip

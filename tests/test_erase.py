@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_world import make
 from erase_world import (
     JANE,
     LETTER,
@@ -20,6 +22,7 @@ from erase_world import (
     NOW,
     OTHER,
     OTHERS,
+    RUN,
     append,
     build,
     files_with,
@@ -27,6 +30,7 @@ from erase_world import (
     ours,
     salts,
     traces_of,
+    training,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,11 +41,13 @@ from loop.bootstrap import App, open_app
 from loop.cli import main as cli
 from loop.commands import FreezeDataset
 from loop.production import read_pointer
-from loop.steps import LOCK
+from loop.steps import LOCK, Steps
 from loop.sweeping import NOTE, members
 from store import events as ev
+from store.database import DRIVER
 from store.errors import StoreError
 from store.kill_points import POINTS
+from store.pages import free_pages_are_empty
 from store.verify import sound, verify
 
 ROOT = Path(__file__).parents[1]
@@ -206,7 +212,9 @@ def test_labels_count_no_more_and_the_next_training_leaves_the_records_out(root:
         app.workspace.projections.catch_up()
         command = FreezeDataset(task="tickets", run_id="tickets-run-9", plan="standard", trigger="")
         task, rules = app.state().task("tickets"), app.settings.task("tickets")
-        fresh = datasets.freeze(app, task, rules, command)
+        steps = Steps(app.workspace.paths.logs)
+        while (fresh := datasets.freeze(app, steps, task, rules, command)) is None:
+            time.sleep(0.05)
         assert not {ours(one) for one in LETTERS} & members(app.workspace.artifacts.root / fresh.artifact).keys()
         # a dataset that was frozen before is rendered without them
         cycle = app.state().task("tickets").cycle
@@ -303,7 +311,7 @@ def test_a_step_that_has_read_the_texts_is_ended_and_what_it_wrote_last_is_clean
         with opened(root) as app:
             surveyed = surveying.survey(app, customer=JANE)
             report = erasing.erase(app, surveyed, actor="kim")
-        assert report.stopped == [LOOK] and report.still_running == []
+        assert report.stopped == [LOOK]
         assert child.wait(timeout=10) == 0 and beside.poll() is None
     finally:
         for process in (child, beside):
@@ -311,6 +319,19 @@ def test_a_step_that_has_read_the_texts_is_ended_and_what_it_wrote_last_is_clean
             process.wait()
     assert (folder / "late.txt").exists() and (folder / LOCK).exists()
     assert traces_of(root, LETTER) == [] and traces_of(root, LETTERS["j4"]) == []
+
+
+def test_while_a_step_that_cannot_be_ended_has_the_texts_nothing_is_said_to_be_gone(root: Path, tuneloop: Any) -> None:
+    before = salts(root)
+    with (root / ".tuneloop" / "runs" / LOOK / LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # by us, who are no step's child: as one on another machine would
+        refused = tuneloop("erase", "--customer", JANE, "--yes", "-w", root)
+        assert refused.code == 5 and LOOK in refused.err and "works on" in refused.err
+        with opened(root) as app:
+            assert not app.workspace.log.select("type = 'RecordErased'", [])
+        assert tuneloop("erase", "--customer", JANE, "--yes", "-w", root).code == 5  # its folder is clean by now
+    assert tuneloop("erase", "--customer", JANE, "--yes", "-w", root).code == 0
+    is_forgotten(root, before)
 
 
 def test_records_that_come_in_meanwhile_go_as_well(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,8 +434,6 @@ def test_a_customer_who_is_only_in_the_spool_is_forgotten_too(root: Path, tunelo
 
 
 def test_the_same_id_in_two_tasks_has_to_be_named_in_full(tmp_path: Path, tuneloop: Any) -> None:
-    from cli_world import make
-
     root = make(tmp_path / "w")
     settings = root / "tuneloop.toml"
     settings.write_text(settings.read_text() + '\n[tasks.mail]\nlabels = ["spam", "ham"]\n')
@@ -453,6 +472,44 @@ def test_lineage_names_the_adapters_that_saw_a_record(root: Path, tuneloop: Any)
     assert "tickets-v1" in shown.out and "erased since" in shown.out
     unseen = tuneloop("lineage", "j4", "-w", root)
     assert unseen.code == 0 and "no adapter" in unseen.out
+
+
+def test_wandbs_own_files_of_a_queued_table_lose_the_texts(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    root = make(tmp_path / "w")
+    with opened(root) as app:
+        intake.ingest_lines(app, "tickets", [line(one, JANE, text) for one, text in LETTERS.items()])
+        intake.ingest_lines(app, "tickets", [line("o1", OTHER, OTHERS["o1"])])
+        samples = [{"id": ours(one), "expected": "general", "answered": ""} for one in (*LETTERS, "o1")]
+        for event in training(samples):
+            append(app, event, f"run/{RUN}")
+        app.workspace.projections.catch_up()
+    command = [sys.executable, "-m", "adapters.tracking", str(root), "--once", "--send-text", "--mode", "offline"]
+    env = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, env=env, check=True, capture_output=True, timeout=120)
+    assert len(traces_of(root, LETTERS["j4"])) > 1
+    with opened(root) as app:
+        report = erasing.erase(app, surveying.survey(app, customer=JANE), actor="kim")
+    assert [name.split("-")[0] for name in report.sessions] == ["offline"] and report.uploaded == []
+    for text in (LETTER, LETTERS["j2"], LETTERS["j4"]):
+        assert traces_of(tmp_path, text) == []
+    assert len(traces_of(root, OTHERS["o1"])) > 1
+
+
+def test_pages_that_another_program_left_full_are_written_anew(root: Path, tuneloop: Any) -> None:
+    database = root / ".tuneloop" / "tuneloop.sqlite"
+    careless = DRIVER.connect(str(database))
+    careless.execute("PRAGMA secure_delete = OFF")
+    careless.execute("CREATE TABLE copy (text TEXT)")
+    careless.executemany("INSERT INTO copy VALUES (?)", [(LETTER * 50,) for _ in range(40)])
+    careless.commit()
+    careless.execute("DROP TABLE copy")
+    careless.commit()
+    careless.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    careless.close()
+    assert not free_pages_are_empty(database)
+    assert tuneloop("erase", "--record", "j1", "--yes", "-w", root).code == 0
+    assert free_pages_are_empty(database) and traces_of(root, LETTER) == []
 
 
 # ---------------------------------------------------------------- finding

@@ -159,15 +159,13 @@ def _left_to_people(report: Report) -> list[tuple[object, Any]]:
         )
     if report.uploaded:
         todo.append(("W&B", f"{_some(report.uploaded)}: delete their samples, which were sent with texts"))
-    if report.sessions:
+    if queued := [name for name in report.sessions if name.startswith("offline-")]:
         words = "were changed; `wandb sync` may refuse what is still queued of them"
-        todo.append(("W&B queue", f"{_some(report.sessions)} {words}"))
+        todo.append(("W&B queue", f"{_some(queued)} {words}"))
     if report.yours:
         todo.append(("your files", f"{_some(report.yours)} hold one of the texts and are not tuneloop's"))
     if report.unread:
         todo.append(("not searched", f"{_some(report.unread)}: too large, or not readable"))
-    if report.still_running:
-        todo.append(("steps", f"{_some(report.still_running)} had read them and could not be ended: stop them"))
     serving = [seen.adapter for seen in report.adapters if seen.status == "production" and "train" in seen.records]
     if serving:
         words = "answers production and was trained on them; `tuneloop train` makes one that was not"
