@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from adapters import base_model, metrics
+from adapters import base_model, metrics, planning
+from adapters.probe import layout
 from adapters.specs import (
     AnswererSpec,
     EvalResult,
@@ -61,6 +62,9 @@ def test_a_short_training_of_the_real_model_learns_and_is_served_as_it_was_train
     trained = read_json(training / "result.json", TrainResult)
     assert trained.steps == 18
     assert trained.epoch_cap_exceeded
+    laid = layout(spec, read_lines(training / "train.jsonl", Example))
+    planned = planning.memory(planning.read_shape(Path(base.path)), spec, laid.tokens, learned=laid.learned)
+    assert trained.peak_memory_mb * 2**20 == pytest.approx(planned.total, rel=0.15)
 
     evaluation = tmp_path / "runs" / "evaluate"
     evaluation.mkdir()
