@@ -14,9 +14,26 @@ from typing import Annotated, Any
 
 import typer
 
-from loop.cli import checking, deciding, inspecting, labelling, looking, notify, queue, review, running, setup, status
+from adapters.child import OWNER_ONLY
+from loop.cli import (
+    archiving,
+    checking,
+    copying,
+    deciding,
+    erasing,
+    inspecting,
+    labelling,
+    looking,
+    notify,
+    queue,
+    review,
+    running,
+    setup,
+    status,
+)
 from loop.cli.output import complain, note
 from store.errors import TuneloopError, UsageError
+from store.keys import hide
 
 # group -> verb, function, example: the order is that of `tuneloop --help`
 VERBS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
@@ -58,6 +75,12 @@ VERBS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
         ("show", looking.show_one, "tuneloop show tickets-v2"),
         ("state", status.state, "tuneloop state --json"),
         ("verify", checking.verify, "tuneloop verify --rebuild"),
+    ],
+    "Keeping and forgetting": [
+        ("backup", copying.backup, "tuneloop backup /mnt/copies --keep 7"),
+        ("restore", copying.restore, "tuneloop restore /mnt/copies/tuneloop-20261123T031500Z-1f9a3c"),
+        ("erase", erasing.erase, "tuneloop erase --customer 'Jane Doe' --dry-run"),
+        ("archive", archiving.archive, "tuneloop archive --before 180d"),
     ],
 }
 
@@ -115,6 +138,7 @@ _register()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the entry point of `tuneloop`."""
     words = _workspace_first(list(sys.argv[1:] if arguments is None else arguments))
+    before = os.umask(OWNER_ONLY)
     try:
         outcome: Any = app(args=words, prog_name="tuneloop", standalone_mode=False)
         sys.stdout.flush()
@@ -142,6 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{type(error).__name__}: {error}", f"This is a defect of tuneloop. The traceback was written to {path}."
         )
         return 1
+    finally:
+        os.umask(before)
 
 
 def _workspace_first(words: list[str]) -> list[str]:
@@ -178,7 +204,7 @@ def _write_crash(error: Exception, words: Sequence[str]) -> Path:
 
     from loop.bootstrap import find_root
 
-    text = "".join(traceback.format_exception(error))
+    text = hide("".join(traceback.format_exception(error)))
     named = _workspace_first(list(words))[:2]
     name = f"crash-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.txt"
     try:
@@ -188,7 +214,8 @@ def _write_crash(error: Exception, words: Sequence[str]) -> Path:
         path = folder / name
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except (OSError, TuneloopError):
-        path = Path(tempfile.gettempdir()) / f"tuneloop-{name}"
+        # a name that nobody can foresee: others may write into that folder
+        path = Path(tempfile.mkdtemp(prefix="tuneloop-")) / name
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
