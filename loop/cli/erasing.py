@@ -23,9 +23,7 @@ PARTS = {"train": "trained on", "valid": "validated on", "exam": "examined on"}
 
 def erase(
     ctx: typer.Context,
-    more: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Records, by our id or production's.")
-    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Records, by our id or production's.")] = None,
     record: Annotated[list[str] | None, typer.Option("--record", "-r", metavar="ID", help="The same.")] = None,
     customer: Annotated[
         str, typer.Option("--customer", help="Everything of a customer, as production names them.")
@@ -69,15 +67,22 @@ def erase(
         if finished is not None and set(report.already) >= set(ids) and set(ids) <= set(finished.records):
             report = finished  # what was asked for has just been done
         due = bool(surveyed.victims or surveyed.customer)
+        asked = False
         if due and not dry_run:
             if not yes:
                 _ask(report)
+                asked = True
             try:
                 report = erasing.erase(app, surveyed, actor=annotator_name(annotator), reason=reason, say=line)
             finally:
                 line("")
     if as_json:
         emit({"dry_run": dry_run, "erased": [] if dry_run else report.records, **builtins(report)})
+        return
+    if asked:  # the rest has just been shown
+        say(styled(f"{_records(report)} erased", "bold"))
+        if report.stopped:
+            note(_stopped(report))
         return
     _print(report, dry_run=dry_run, done=due or report is finished)
 
@@ -133,9 +138,9 @@ def _print(report: Report, *, dry_run: bool, done: bool) -> None:
         facts.append(("labels", f"{report.labels}, which count no more"))
     facts.append(("texts in files", ", ".join(f"{area} {n}" for area, n in sorted(report.places.items())) or "none"))
     if report.redacted:
-        facts.append(("controls", f"{len(report.redacted)} datasets lose their old control, which held words"))
+        facts.append(("old controls", f"{len(report.redacted)}, which held words of the texts"))
     if report.stopped:
-        facts.append(("steps", f"{_some(report.stopped)} had read them, and go on without them"))
+        facts.append(("steps", _stopped(report)))
     for seen in report.adapters:
         parts = ", ".join(f"{PARTS[part]} {len(ids)}" for part, ids in sorted(seen.records.items()))
         facts.append((seen.adapter, f"{seen.status or 'not registered'}: {parts}"))
@@ -150,6 +155,10 @@ def _print(report: Report, *, dry_run: bool, done: bool) -> None:
         note(f"the same words under another id, not taken in yet, stay: {_some(report.waiting)}")
 
 
+def _stopped(report: Report) -> str:
+    return f"had read them, were ended, and go on without them: {_some(report.stopped)}"
+
+
 def _left_to_people(report: Report) -> list[tuple[object, Any]]:
     """What erasing cannot reach, each with what to do."""
     todo: list[tuple[object, Any]] = []
@@ -160,8 +169,7 @@ def _left_to_people(report: Report) -> list[tuple[object, Any]]:
     if report.uploaded:
         todo.append(("W&B", f"{_some(report.uploaded)}: delete their samples, which were sent with texts"))
     if queued := [name for name in report.sessions if name.startswith("offline-")]:
-        words = "were changed; `wandb sync` may refuse what is still queued of them"
-        todo.append(("W&B queue", f"{_some(queued)} {words}"))
+        todo.append(("W&B queue", f"changed, so `wandb sync` may refuse what is still queued: {_some(queued)}"))
     if report.yours:
         todo.append(("your files", f"{_some(report.yours)} hold one of the texts and are not tuneloop's"))
     if report.unread:
