@@ -23,21 +23,20 @@ from pathlib import Path
 import msgspec
 
 from store.backup import STREAM, completed_id
-from store.copies import DATABASE_FILE, INBOX, PROMPTS, SECRET_FILE, STATE, Copy, Progress, damage, read_copy
+from store.copies import DATABASE_FILE, PROMPTS, SECRET_FILE, STATE, Copy, Progress, damage, read_copy
 from store.database import raw
-from store.disk import copy_whole, create_whole, make_folder, sha256_of, sync
-from store.errors import Corrupt, DaemonRunning, StoreError, UsageError
+from store.disk import copy_whole, create_whole, make_folder, sync
+from store.errors import Corrupt, StoreError, UsageError
 from store.events import BackupCompleted, LeaseAcquired, Restored
 from store.kill_points import reached
 from store.lives import Against, OldLife, alone_with_life, look_at_life
 from store.log import Draft
-from store.verify import Finding, verify
+from store.swap import READY, Ready, Report, begun, finish, is_there, no_daemon, read_ready, refuse_unsound
+from store.verify import verify
 from store.workspace import HOME, RESTORING, SETTINGS, Workspace
 
 REPLACED = ".tuneloop.replaced-"
-DAEMON_LOCK = "daemon.lock"  # as loop.lease names it
 BLIND = 1_000_000  # epochs to jump where the old log cannot be read: no workspace has had as many daemons
-_READY = "ready.json"
 
 Again = Callable[[Workspace, Sequence[str]], object]
 
@@ -49,29 +48,6 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     root: Path
     old: OldLife | None  # of the workspace that is there
     finishing: bool = False  # an interrupted restore of this backup has begun to move things
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done."""
-
-    backup: str
-    root: str
-    position: int  # of the backup's last event
-    epoch: int
-    left_behind: int
-    erased_again: int
-    old: str  # where the old workspace lies now; empty: there was none
-    old_readable: bool
-    problems: list[str]  # that the backup had from its beginning
-
-
-class _Ready(msgspec.Struct, frozen=True, kw_only=True):
-    """The copy is complete and its new life has begun: from here on only names change."""
-
-    digest: str  # of the backup's manifest
-    names: list[str]  # what it brings for the workspace's folder
-    aside: str
-    report: Report
 
 
 class Hooks(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,8 +82,8 @@ def look(backup: Path, root: Path, progress: Progress = lambda *_: None) -> Outl
         raise UsageError(f"{copy.path} and {root} lie in each other", hint="Name another folder to restore into.")
     for problem in damage(copy, progress):
         raise Corrupt(f"the backup is damaged: {copy.path}: {problem}", hint="Take another one; nothing was changed.")
-    ready = _ready(root)
-    if ready is not None and _begun(root):
+    ready = read_ready(root)
+    if ready is not None and begun(root):
         return Outlook(copy=copy, root=root, old=None, finishing=ready.digest == copy.digest)
     return Outlook(copy=copy, root=root, old=look_at_life(root / HOME, _against(copy)))
 
@@ -138,10 +114,10 @@ def restore(
     with _told(root), contextlib.ExitStack() as held:
         make_folder(root)
         held.enter_context(_one_at_a_time(root))
-        held.enter_context(_no_daemon(root / HOME))
-        ready = _ready(root)
-        if ready is not None and _begun(root):
-            report = _finish(root, ready, held, progress)
+        held.enter_context(no_daemon(root / HOME))
+        ready = read_ready(root)
+        if ready is not None and begun(root):
+            report = finish(root, ready, held, progress)
             if ready.digest == copy.digest:
                 return report
             raise StoreError(
@@ -157,7 +133,7 @@ def restore(
             shutil.rmtree(root / RESTORING, ignore_errors=True)
             raise
         reached("restore.recorded")
-        return _finish(root, ready, held, progress)
+        return finish(root, ready, held, progress)
 
 
 def replaced(root: Path) -> list[Path]:
@@ -185,25 +161,6 @@ def _one_at_a_time(root: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_daemon(home: Path) -> Iterator[None]:
-    """Keep daemons away from a workspace's state for as long as the block lasts, wherever it is moved meanwhile."""
-    if not home.is_dir():
-        yield
-        return
-    make_folder(home / "run")
-    with (home / "run" / DAEMON_LOCK).open("a+", encoding="utf-8", errors="replace") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(200).strip() or "unknown process"
-            raise DaemonRunning(
-                f"a daemon runs on this workspace ({holder})", hint="Stop it, then repeat the command."
-            ) from None
-        yield
-
-
-@contextlib.contextmanager
 def _told(root: Path) -> Iterator[None]:
     try:
         yield
@@ -218,9 +175,7 @@ def _told(root: Path) -> Iterator[None]:
 # ---------------------------------------------------------------- the copy and its new life
 
 
-def _begin(
-    outlook: Outlook, old: OldLife | None, actor: str, now: datetime, hooks: Hooks, progress: Progress
-) -> _Ready:
+def _begin(outlook: Outlook, old: OldLife | None, actor: str, now: datetime, hooks: Hooks, progress: Progress) -> Ready:
     """Copy the backup beside its target and let its new life begin there; the target is not touched."""
     root, manifest = outlook.root, outlook.copy.manifest
     staging = root / RESTORING
@@ -229,7 +184,7 @@ def _begin(
     progress("checking the copy", 0, manifest.bytes)
     home = root / HOME if old is not None else None
     with Workspace(staging) as workspace:
-        _sound(verify(workspace, anchor=manifest.head), manifest.problems)
+        refuse_unsound(verify(workspace, anchor=manifest.head), manifest.problems)
         workspace.projections.catch_up()
         erased = list(old.erased) if old is not None else []
         erased += hooks.also_erased(home) if home is not None else []
@@ -245,17 +200,17 @@ def _begin(
         _bring_claimed(home, staging / HOME)
     hooks.settle(staging, root, home)
     names = [name for name in (SETTINGS, PROMPTS) if (staging / name).exists()]
-    there = any(_is_there(root / name) for name in (HOME, SETTINGS, PROMPTS))
+    there = any(is_there(root / name) for name in (HOME, SETTINGS, PROMPTS))
     aside = f"{REPLACED}{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}" if there else ""
     report = Report(
         backup=manifest.backup, root=str(root), position=manifest.position, epoch=epoch,
         left_behind=old.left_behind if old is not None else 0, erased_again=len(again),
         old=str(root / aside) if aside else "", old_readable=old is None or old.readable, problems=manifest.problems,
     )  # fmt: skip
-    ready = _Ready(digest=outlook.copy.digest, names=names, aside=aside, report=report)
+    ready = Ready(digest=outlook.copy.digest, names=names, aside=aside, report=report)
     for parent, _, _ in os.walk(staging):
         sync(Path(parent))
-    create_whole(staging / _READY, msgspec.json.encode(ready))
+    create_whole(staging / READY, msgspec.json.encode(ready))
     sync(root)
     return ready
 
@@ -278,17 +233,6 @@ def _copy(copy: Copy, staging: Path, progress: Progress) -> None:
             raise Corrupt(f"the backup has changed meanwhile: {name}", hint="Nothing was changed; look at its disk.")
         done += size
         progress("copying", done, manifest.bytes)
-
-
-def _sound(findings: Sequence[Finding], known: Sequence[str]) -> None:
-    """Raises Corrupt when the copy has a problem that the backup did not have from its beginning."""
-    for finding in findings:
-        if finding.level == "fail" and finding.message not in known:
-            place = f" (position {finding.position})" if finding.position else ""
-            raise Corrupt(
-                f"the backup is not sound: {finding.check}: {finding.message}{place}",
-                hint="Take another one; nothing was changed.",
-            )
 
 
 def _begin_life(
@@ -335,86 +279,3 @@ def _bring_claimed(old: Path, new: Path) -> None:
         target = new / "claimed" / path.name
         if path.suffix != ".progress" and path.is_file() and not path.is_symlink() and not target.exists():
             copy_whole(path, target)
-
-
-# ---------------------------------------------------------------- changing places
-
-
-def _finish(root: Path, ready: _Ready, held: contextlib.ExitStack, progress: Progress) -> Report:
-    """Move the old workspace aside and the copy into its place, from wherever that was interrupted."""
-    staging, aside = root / RESTORING, root / ready.aside
-    if ready.aside:
-        make_folder(aside)
-    if (staging / HOME).is_dir():
-        held.enter_context(_no_daemon(staging / HOME))
-        if _is_there(root / HOME):
-            (root / HOME).rename(aside / HOME)
-            sync(aside)
-            sync(root)
-        reached("restore.moved_aside")
-        (staging / HOME).rename(root / HOME)
-        sync(root)
-        reached("restore.database_placed")
-    _place_settings(root, staging, aside)
-    _place_prompts(root, staging, aside, brought=PROMPTS in ready.names)
-    _place_inbox(root / INBOX, staging / INBOX)
-    sync(root)
-    reached("restore.placed")
-    progress("checking it in its place", 0, 1)
-    with Workspace(root) as workspace:
-        findings = verify(workspace)
-    shutil.rmtree(staging)
-    sync(root)
-    _sound(findings, ready.report.problems)
-    return ready.report
-
-
-def _place_settings(root: Path, staging: Path, aside: Path) -> None:
-    """The settings are replaced, never missing: they make a folder a workspace."""
-    if not (staging / SETTINGS).exists():
-        return
-    if _is_there(root / SETTINGS) and not _is_there(aside / SETTINGS):
-        os.link(root / SETTINGS, aside / SETTINGS, follow_symlinks=False)
-        sync(aside)
-    (staging / SETTINGS).replace(root / SETTINGS)
-    sync(root)
-
-
-def _place_prompts(root: Path, staging: Path, aside: Path, *, brought: bool) -> None:
-    placed = brought and not (staging / PROMPTS).exists()
-    if not placed and _is_there(root / PROMPTS):
-        (root / PROMPTS).rename(aside / PROMPTS)
-        sync(aside)
-    if brought and not placed:
-        (staging / PROMPTS).rename(root / PROMPTS)
-    sync(root)
-
-
-def _place_inbox(inbox: Path, brought: Path) -> None:
-    """What waits in the inbox stays; files of the backup that are not there any more are put beside."""
-    make_folder(inbox)
-    for source in sorted(path for path in brought.rglob("*") if path.is_file()) if brought.is_dir() else ():
-        target = inbox / source.relative_to(brought)
-        make_folder(target.parent)
-        if _is_there(target):
-            if target.is_file() and sha256_of(target) == sha256_of(source):
-                continue
-            target = target.with_name(f"restored-{target.name}")
-        source.replace(target)
-        sync(target.parent)
-
-
-def _ready(root: Path) -> _Ready | None:
-    try:
-        return msgspec.json.decode((root / RESTORING / _READY).read_bytes(), type=_Ready)
-    except (OSError, msgspec.MsgspecError):
-        return None
-
-
-def _begun(root: Path) -> bool:
-    """Whether the copy has begun to take the old workspace's place, or has nothing to wait for."""
-    return not (root / HOME).is_dir() or not (root / RESTORING / HOME).is_dir()
-
-
-def _is_there(path: Path) -> bool:
-    return path.exists() or path.is_symlink()

@@ -14,7 +14,8 @@ from loop.cli.output import builtins, emit, note, now, progress_line, say, style
 from store.errors import UsageError
 
 if TYPE_CHECKING:
-    from store.restore import Outlook, Report
+    from store.restore import Outlook
+    from store.swap import Report
 
 DAMAGED = 5  # the exit code of store.errors.StoreError
 MB = 1_000_000
@@ -148,9 +149,9 @@ def _print(report: Report) -> None:
     if report.old:
         say(f"the old workspace lies in {report.old}, customer text included: delete it when you are sure")
     if report.left_behind:
-        say(f"{report.left_behind} later events are left behind there")
+        say(f"later events that are left behind there: {report.left_behind}")
     if report.erased_again:
-        say(f"{report.erased_again} records that were erased since the backup are erased again")
+        say(f"records erased since the backup, and now again: {report.erased_again}")
     if not report.old_readable:
         say(styled("the old log could not be read: erase again what was erased since the backup", "yellow"))
     for problem in report.problems:
