@@ -237,6 +237,11 @@ class Artifacts:
         )
 
 
+def is_address(name: str) -> bool:
+    """Whether a folder of this name is to hold an artifact's very content."""
+    return _ADDRESS.fullmatch(name) is not None
+
+
 def _walk(folder: Path) -> Iterator[str]:
     """Relative names of the plain files below a folder.
 

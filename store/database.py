@@ -137,6 +137,12 @@ MIGRATIONS: tuple[Migration, ...] = (
                BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END""",
         ),
     ),
+    Migration(
+        4,
+        "checksums of the texts' rows",
+        # the digest in the event speaks of the text alone; empty in rows that were erased or are older
+        ("ALTER TABLE texts ADD COLUMN checksum BLOB",),
+    ),
 )
 
 
@@ -256,6 +262,10 @@ class Database:
             if told is None:
                 raise
             raise told from error
+        except UnicodeDecodeError as error:  # the driver's words for damage quote a name that is damaged itself
+            raise Corrupt(
+                f"{self.path.name} is damaged: {error}", hint="Run `tuneloop verify`, then restore the last backup."
+            ) from error
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:

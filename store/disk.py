@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from store.errors import StoreError
+
 _BLOCK = 1 << 20
+_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def sync(path: Path) -> None:
@@ -91,3 +96,32 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def disk_trouble(error: BaseException) -> StoreError | None:
+    """What a failed read or write of a file means to a person; None where the disk is not to blame."""
+    if not isinstance(error, OSError) or error.errno not in _TROUBLE:
+        return None
+    return StoreError(
+        f"{error.strerror}{f': {error.filename}' if error.filename else ''}",
+        hint="Check the disk, its free space, quotas and file-size limits; everything goes on by itself then.",
+    )
+
+
+def has_room(folder: Path, least: int = 1 << 20) -> bool:
+    """Whether `least` bytes, and as much again as the folder's files take, could be written into it now."""
+    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    size = least
+    for path in files:
+        with contextlib.suppress(OSError):  # it may just have been removed
+            size += path.stat().st_size
+    probe = folder / ".room"
+    try:
+        with probe.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        return error.errno not in _TROUBLE
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return True

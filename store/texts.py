@@ -46,6 +46,12 @@ def text_digest(salt: bytes, text: str) -> str:
     return hashlib.sha256(salt + text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def row_checksum(record_id: str, task: str, text: str, salt: bytes, customer: str, meta: str) -> bytes:
+    """16 bytes of sha256 over all columns of a text's row; the salt keeps it from being guessed."""
+    row = msgspec.msgpack.encode((record_id, task, text, salt, customer, meta))
+    return hashlib.sha256(row).digest()[:16]
+
+
 class Texts:
     """The texts of one workspace. `secret` (32 bytes) keys the band keys."""
 
@@ -102,9 +108,12 @@ class Texts:
                 )
             return str(known[1])
         seal = seal or self.seal(text)
+        stored = msgspec.json.encode(dict(meta or {})).decode()
+        checksum = row_checksum(record_id, task, text, seal.salt, customer, stored)
         cursor.execute(
-            "INSERT INTO texts (record_id, task, text, salt, digest, customer, meta) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (record_id, task, text, seal.salt, seal.digest, customer, msgspec.json.encode(dict(meta or {})).decode()),
+            "INSERT INTO texts (record_id, task, text, salt, digest, customer, meta, checksum) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (record_id, task, text, seal.salt, seal.digest, customer, stored, checksum),
         )
         cursor.executemany(
             "INSERT OR IGNORE INTO near_duplicates (task, band, record_id) VALUES (?, ?, ?)",
@@ -126,7 +135,7 @@ class Texts:
         for chunk in _chunks(record_ids):
             marks = _marks(chunk)
             erased += cursor.execute(
-                "UPDATE texts SET text = NULL, salt = NULL, customer = '', meta = '{}' "  # noqa: S608
+                "UPDATE texts SET text = NULL, salt = NULL, customer = '', meta = '{}', checksum = NULL "  # noqa: S608
                 f"WHERE text IS NOT NULL AND record_id IN ({marks})",
                 chunk,
             ).rowcount

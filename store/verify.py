@@ -5,6 +5,7 @@ Nothing is changed. A finding names what is wrong and where: a log position, a f
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -13,14 +14,14 @@ import msgspec
 from sqlalchemy import create_engine
 
 from store.codec import CODEC
-from store.database import DRIVER, raw
+from store.database import DRIVER, MIGRATIONS, raw
 from store.errors import Corrupt, TuneloopError
 from store.events import Archived, Event
 from store.log import GENESIS, Head, chain_hash, payload_of
-from store.projections import PAGE_QUERY, create, fold, read_cursor
+from store.projections import PAGE_QUERY, create, create_indexes, fold, read_cursor
 from store.rows import BLANKS, KEYS
 from store.segments import known_segments
-from store.texts import text_digest
+from store.texts import row_checksum, text_digest
 from store.workspace import Workspace
 
 Level = Literal["ok", "warn", "fail"]
@@ -61,8 +62,15 @@ def verify(workspace: Workspace, *, anchor: Head | None = None) -> list[Finding]
     ]
     report: list[Finding] = []
     for name, check in checks:
-        report += _run(name, check)
+        report += [_placed(one, workspace) for one in _run(name, check)]
     return report
+
+
+def _placed(finding: Finding, workspace: Workspace) -> Finding:
+    """A finding that names no file is about the database."""
+    if finding.level == "ok" or finding.file:
+        return finding
+    return msgspec.structs.replace(finding, file=str(workspace.paths.database))
 
 
 def sound(findings: Iterable[Finding]) -> bool:
@@ -111,7 +119,7 @@ def _run(name: str, check: Callable[[], Iterator[Finding | str]]) -> list[Findin
                 return found
     except TuneloopError as error:
         found.append(_fail(name, error.message))
-    except DRIVER.Error as error:  # damage may surface at any read
+    except (DRIVER.Error, UnicodeDecodeError) as error:  # damage may surface at any read
         found.append(_fail(name, f"the database cannot be read: {error}"))
     if not any(finding.level == "fail" for finding in found):
         found.insert(0, Finding("ok", name, told))
@@ -128,13 +136,36 @@ def _database(workspace: Workspace) -> Iterator[Finding | str]:
             if line != "ok":
                 yield _fail("database", line, file=str(path))
         known = {name for (name,) in raw(connection).execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
+        changed = list(_changed_schema(raw(connection)))
     for trigger in _TRIGGERS:
         if trigger not in known:
             yield _fail("database", f"the log is not append-only: trigger {trigger} is missing", file=str(path))
+    for message in changed:
+        yield _fail("database", message, file=str(path))
     for private in (path, workspace.paths.secret):
         if stat.S_IMODE(private.stat().st_mode) & 0o077:
             yield Finding("warn", "database", "others may read it: chmod 600", file=str(private))
     yield f"SQLite {DRIVER.sqlite_version}, pages and indexes are sound"
+
+
+def _changed_schema(live: Any) -> Iterator[str]:
+    """What of the log's own schema is not as the migrations make it; the read tables have a check of their own."""
+    query = "SELECT name, lower(sql) FROM sqlite_master WHERE sql IS NOT NULL"
+    there = dict(live.execute(query).fetchall())
+    with contextlib.closing(DRIVER.connect(":memory:")) as memory:
+        for statement in (each for migration in MIGRATIONS for each in migration.statements):
+            memory.execute(statement)
+        for name, sql in memory.execute(query).fetchall():
+            if name not in _TRIGGERS and name not in there:
+                yield f"{name} is missing from the schema"
+            elif there.get(name, sql) != sql:
+                yield f"the schema of {name} was changed"
+    for name, table in live.execute("SELECT name, tbl_name FROM sqlite_master WHERE type = 'index' AND sql IS NULL"):
+        if name.rpartition("_")[0] != f"sqlite_autoindex_{table}":
+            yield f"the schema of {name} was changed"
+    applied = live.execute("SELECT number, name FROM migrations ORDER BY number").fetchall()
+    if applied != [(each.number, each.name) for each in MIGRATIONS]:
+        yield f"the migrations that were applied are noted as {applied}"
 
 
 def _log(workspace: Workspace, anchor: Head | None, artifacts: dict[str, int]) -> Iterator[Finding | str]:
@@ -174,6 +205,10 @@ def _log(workspace: Workspace, anchor: Head | None, artifacts: dict[str, int]) -
             raw(connection)
             .execute("SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'events'), (SELECT epoch FROM lease)")
             .fetchone()
+        )
+    if (last or 0) < count:
+        yield _fail(
+            "log", f"{last or 0} events were appended, as the database counts them, and {count} are there", count
         )
     if (last or 0) > workspace.log.head().position or (anchor is not None and anchor.position > count):
         yield _fail("log", f"the last events are missing: {last} were appended", count + 1)
@@ -253,22 +288,26 @@ def _streams(workspace: Workspace) -> Iterator[Finding | str]:
 
 
 def _texts(workspace: Workspace) -> Iterator[Finding | str]:
-    """Every text has the digest that its event says; every record that was not erased has a text."""
+    """Every text has the digest that its event says, and its row the checksum that was written with it; every record
+    that was not erased has a text."""
     count = 0
     with workspace.database.reading() as connection:
         rows = raw(connection).execute(
-            "SELECT t.record_id, t.text, t.salt, t.digest, e.position, "  # noqa: S608
+            "SELECT t.record_id, t.task, t.text, t.salt, t.customer, t.meta, t.checksum, t.digest, e.position, "  # noqa: S608
             f"json_extract({payload_of('e')}, '$.text_digest') "
             "FROM texts t LEFT JOIN events e ON e.stream = 'record/' || t.record_id AND e.type = 'RecordReceived'"
         )
-        for record_id, text, salt, digest, position, told in rows:
-            if text is None:
-                continue
-            count += 1
+        for record_id, task, text, salt, customer, meta, checksum, digest, position, told in rows:
+            count += text is not None
             if position is None:
-                yield Finding("warn", "texts", f"text of {record_id}, which the log does not know")
-            elif not isinstance(text, str) or text_digest(salt or b"", text) != digest or digest != told:
+                if text is not None:
+                    yield Finding("warn", "texts", f"text of {record_id}, which the log does not know")
+            elif digest != told or (text is not None and not _is_text(text, salt, digest)):
                 yield _fail("texts", f"the text of {record_id} is not the one that was received", position)
+            elif checksum is not None and (
+                text is None or row_checksum(record_id, task, text, salt, customer, meta) != checksum
+            ):
+                yield _fail("texts", f"what is noted beside the text of {record_id} was changed", position)
         lost = (
             raw(connection)
             .execute(
@@ -285,6 +324,10 @@ def _texts(workspace: Workspace) -> Iterator[Finding | str]:
     yield f"{count} texts match their digests"
 
 
+def _is_text(text: object, salt: bytes | None, digest: str) -> bool:
+    return isinstance(text, str) and text_digest(salt or b"", text) == digest
+
+
 def _read_tables(workspace: Workspace) -> Iterator[Finding | str]:
     """The tables equal what the log makes of them: folded again, in memory, up to their cursor."""
     engine = create_engine("sqlite://", module=DRIVER)
@@ -296,6 +339,7 @@ def _read_tables(workspace: Workspace) -> Iterator[Finding | str]:
                 yield Finding("warn", "read tables", "not built yet: `tuneloop verify --rebuild` builds them")
                 return
             create(memory, "")
+            create_indexes(memory)
             after = 0
             while after < position:
                 page = live.execute(PAGE_QUERY, (after, min(4096, position - after))).fetchall()
@@ -308,6 +352,10 @@ def _read_tables(workspace: Workspace) -> Iterator[Finding | str]:
                 yield _fail("read tables", f"they stand at {position}, beyond the log's end {head}", head)
             rows = 0
             for table in KEYS:
+                if _shape(live, table) != _shape(fresh, table):
+                    yield _fail(
+                        "read tables", f"{table} has other columns or indexes (mend: `tuneloop verify --rebuild`)"
+                    )
                 found = list(_differences(live, fresh, table))
                 yield from found
                 rows += fresh.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
@@ -315,6 +363,17 @@ def _read_tables(workspace: Workspace) -> Iterator[Finding | str]:
             yield f"{rows} rows equal a rebuild{behind}"
     finally:
         engine.dispose()
+
+
+def _shape(connection: Any, table: str) -> list[Any]:
+    """Columns and indexes of a table: not the words that made it, which follow the version of a library."""
+    indexes = sorted(
+        name for _, name, *_ in connection.execute(f"PRAGMA index_list({table})") if "autoindex" not in name
+    )
+    return [
+        connection.execute(f"PRAGMA table_info({table})").fetchall(),
+        *[(name, connection.execute(f"PRAGMA index_info({name})").fetchall()) for name in indexes],
+    ]
 
 
 def _differences(live: Any, fresh: Any, table: str) -> Iterator[Finding]:
@@ -343,7 +402,8 @@ def _artifacts(workspace: Workspace, named: dict[str, int]) -> Iterator[Finding 
             yield _fail("artifacts", f"{address[:19]}: {problem}", named.get(address, 0), str(file))
     for address, position in named.items():
         if address not in here:
-            yield _fail("artifacts", f"{address[:19]} is named by event {position}, but not here", position)
+            file = artifacts.root / address
+            yield _fail("artifacts", f"{address[:19]} is named by event {position}, but not here", position, str(file))
     for path in artifacts.leftovers():
         yield Finding("warn", "artifacts", "left over by an interrupted write; safe to delete", file=str(path))
     yield f"{len(here)} artifacts as they were stored"
