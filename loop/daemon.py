@@ -25,6 +25,7 @@ from loop.policy import decide, is_busy, waits
 from loop.services import Services
 from loop.steps import MODULES, Steps
 from loop.wakeups import Wakeups
+from store.disk import disk_trouble
 from store.errors import StaleEpoch, TuneloopError
 from store.log import Recorded
 
@@ -130,8 +131,11 @@ class Daemon:
             return False
         except TuneloopError as error:
             self._pause(("", "tick"), error)
-        except Exception:
-            log.exception("a tick failed; the next one tries again")
+        except Exception as error:
+            if (told := disk_trouble(error)) is None:
+                log.exception("a tick failed; the next one tries again")
+            else:
+                self._pause(("", "tick"), told)
         return True
 
     # ------------------------------------------------------------ one tick
@@ -210,8 +214,10 @@ class Daemon:
             self._pause(key, error)
             return []
         except Exception as error:
-            log.exception("%s failed", " ".join(key))
-            self._pause(key, error)
+            told = disk_trouble(error)
+            if told is None:
+                log.exception("%s failed", " ".join(key).strip())
+            self._pause(key, told or error)
             return []
         self._pauses.pop(key, None)
         return recorded
