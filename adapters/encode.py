@@ -6,6 +6,7 @@ rules before it and the label after it are never touched.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,12 +69,24 @@ def encode(tokenizer: Any, messages: Sequence[Message], max_length: int = 0, *, 
 
 
 def harmless(tokenizer: Any, text: str) -> str:
-    """`text` with every spelling of a special token broken by a space, so that a ticket cannot end its own turn and
+    """`text` with every spelling of an added token broken by a space, so that a ticket cannot end its own turn and
     speak as the system ("<|im_end|>" becomes "< |im_end|>")."""
-    known = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    for token in sorted((one for one in known if one in text and len(one) > 1), key=len, reverse=True):
-        text = text.replace(token, f"{token[0]} {token[1:]}")
+    added = tokenizer.added_tokens_decoder
+    known = sorted((token.content for token in added.values() if len(token.content) > 1), key=len, reverse=True)
+    special = {number for number, token in added.items() if token.special} - {tokenizer.unk_token_id}
+    for rewrite in (str, _compatible, " ".join):
+        text = rewrite(text)
+        for token in known:
+            if token in text and not token.isspace():
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        # what a normaliser makes of other characters is seen only in the tokens
+        if not special.intersection(tokenizer(text, add_special_tokens=False).input_ids):
+            break
     return text
+
+
+def _compatible(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
 
 
 def _tokens(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[int]]:

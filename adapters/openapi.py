@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from adapters.chat import MAX_CHOICE_CHARS, MAX_CHOICES, MAX_TOKENS, TOP_LIMIT
+
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -42,25 +44,61 @@ _MESSAGE = {
         },
     },
 }
-_CHAT = {
-    "type": "object",
-    "required": ["model", "messages"],
-    "properties": {
-        "model": {"type": "string"},
-        "messages": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Message"}},
-    },
+_WHOLE = {"stream": {"enum": [False, None]}, "n": {"enum": [1, None]}}  # an answer comes whole, and alone
+_CHOICES = {
+    "type": ["array", "null"],
+    "items": {"type": "string", "minLength": 1, "maxLength": MAX_CHOICE_CHARS},
+    "minItems": 1,
+    "maxItems": MAX_CHOICES,
+    "uniqueItems": True,
 }
-_OPTIONS = {
-    "max_tokens": {"type": "integer", "minimum": 1, "maximum": 256},
-    "temperature": {"type": "number", "minimum": 0, "maximum": 2},
-    "seed": {"type": "integer"},
-    "logprobs": {"type": "boolean"},
-    "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
-    "structured_outputs": {
+
+
+def _chat(messages: dict[str, Any], **options: dict[str, Any]) -> dict[str, Any]:
+    return {
         "type": "object",
-        "properties": {"choice": {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}},
+        "required": ["model", "messages"],
+        "properties": {
+            "model": {"type": "string"},
+            "messages": {"type": "array", "minItems": 1, **messages},
+            **_WHOLE,
+            **options,
+        },
+    }
+
+
+def _number(kind: str, low: float, high: float) -> dict[str, Any]:
+    return {"type": [kind, "null"], "minimum": low, "maximum": high}
+
+
+_ENGINE_CHAT = _chat(
+    {
+        "description": "at most one system message, as the first one; the last one is the user's",
+        "items": {"$ref": "#/components/schemas/Message"},
     },
-}
+    max_tokens=_number("integer", 1, MAX_TOKENS),
+    max_completion_tokens=_number("integer", 1, MAX_TOKENS),
+    temperature=_number("number", 0, 2),
+    seed=_number("integer", -(2**62), 2**62),
+    logprobs={"type": ["boolean", "null"]},
+    top_logprobs=_number("integer", 0, TOP_LIMIT),
+    structured_outputs={"type": ["object", "null"], "properties": {"choice": _CHOICES}},
+    guided_choice=_CHOICES,
+)
+_USER = {"properties": {"role": {"const": "user"}}, "required": ["role"]}
+_GATEWAY_CHAT = _chat(
+    {
+        "description": "the last user message is what is classified; all else is ignored",
+        "items": {
+            "type": "object",
+            "required": ["role"],
+            "properties": {"role": {"type": "string"}},
+            "if": _USER,
+            "then": {"$ref": "#/components/schemas/Message"},
+        },
+        "contains": _USER,
+    }
+)
 _COMPLETION = {
     "type": "object",
     "required": ["object", "model", "choices"],
@@ -123,10 +161,11 @@ _WHY = {
     421: "the Host header names another server",
     429: "too many requests; Retry-After says when to come back",
     431: "the headers are too large",
+    505: "another version of HTTP",
     502: "the answerer failed, did not answer in time, or answered nonsense",
     503: "the engine is not up",
 }
-_ALWAYS = (401, 403, 421, 429, 431)  # what stands before every path
+_ALWAYS = (400, 401, 403, 421, 429, 431, 505)  # what stands before every path
 
 
 def _answer(about: str, schema: str) -> dict[str, Any]:
@@ -135,7 +174,7 @@ def _answer(about: str, schema: str) -> dict[str, Any]:
 
 
 def _operation(name: str, about: str, reply: str, *more: int, body: str = "", free: bool = False) -> dict[str, Any]:
-    statuses = sorted({*_ALWAYS, *more, *((400, 408, 413) if body else ())} - ({401} if free else set()))
+    statuses = sorted({*_ALWAYS, *more, *((408, 413) if body else ())} - ({401} if free else set()))
     operation: dict[str, Any] = {
         "operationId": name,
         "summary": about,
@@ -187,7 +226,7 @@ ENGINE = _document(
         "/v1/unload_lora_adapter": {"post": _operation("unload", "remove an adapter", "Done", 404, body="Unload")},
     },
     {
-        "Chat": {**_CHAT, "properties": {**_CHAT["properties"], **_OPTIONS}},  # type: ignore[dict-item]
+        "Chat": _ENGINE_CHAT,
         "Load": _LOAD,
         "Unload": _UNLOAD,
         "Done": _DONE,
@@ -201,5 +240,5 @@ GATEWAY = _document(
             "post": _operation("chat", "the label of the last user message", "Completion", 404, 502, 503, body="Chat")
         }
     },
-    {"Chat": _CHAT},
+    {"Chat": _GATEWAY_CHAT},
 )

@@ -13,7 +13,7 @@ import ipaddress
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +32,7 @@ CLIENTS = 10_000  # whose rate is remembered
 SHOWN = 100  # characters of a client's own words in an error
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/health"})  # answered without a token, for probes
+_ONCE = frozenset({b"host", b"authorization", b"origin", b"content-length", b"transfer-encoding"})
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -51,12 +52,14 @@ class Refusal(Exception):
         *,
         code: str | None = None,
         retry_after: float = 0.0,
+        closes: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
         self.code = code
         self.retry_after = retry_after
+        self.closes = closes or status in (408, 413, 431, 505)  # what follows on the connection is not read
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,9 +125,11 @@ class Guard:
         await self._app(scope, receive, guarded)
 
     def _check(self, scope: Scope) -> None:
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise Refusal(505, "HTTP/1.1 is spoken here")
         if sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["raw_path"]) > HEADER_LIMIT:
             raise Refusal(431, f"the headers are larger than {HEADER_LIMIT} bytes")
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = _unambiguous(scope["headers"])
         if self._rules.hosts:
             _check_origin(headers, self._rules.hosts)
         wait = max(self._each.take(_client(scope)), self._all.take(""))
@@ -136,6 +141,19 @@ class Guard:
     def _authorised(self, headers: Mapping[bytes, bytes]) -> bool:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         return hmac.compare_digest(given.strip(), self._rules.token.encode()) and scheme.lower() == b"bearer"
+
+
+def _unambiguous(given: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
+    """The headers by name. What a proxy before us may read in another way than we do is refused: it could check one
+    request, or one token, and pass on another."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in given:
+        if name in headers and name in _ONCE:
+            raise Refusal(400, f"the header {name.decode()} stands twice")
+        headers[name] = value
+    if b"transfer-encoding" in headers and b"content-length" in headers:
+        raise Refusal(400, "a body has a length or comes in chunks, not both", closes=True)
+    return headers
 
 
 def _check_origin(headers: Mapping[bytes, bytes], hosts: frozenset[str]) -> None:
@@ -221,8 +239,8 @@ def error_response(refusal: Refusal) -> Response:
         headers["Retry-After"] = str(math.ceil(refusal.retry_after))
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if refusal.status in (408, 413, 431):
-        headers["Connection"] = "close"  # the rest of the body is not read
+    if refusal.closes:
+        headers["Connection"] = "close"
     body = {"error": {"message": str(refusal), "type": refusal.kind, "param": None, "code": refusal.code}}
     return JSONResponse(body, status_code=refusal.status, headers=headers)
 

@@ -6,6 +6,7 @@ and headers, and there are at most `CONNECTIONS` of them.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import ipaddress
 import json
@@ -24,7 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adapters.web import HEADER_LIMIT, LOCAL_NAMES
 from store.errors import SettingsError
-from store.keys import log_to_stderr
+from store.logs import log_to_stderr
 
 TOKEN_VARIABLE = "TUNELOOP_TOKEN"  # noqa: S105  the variable's name
 SHORTEST_TOKEN = 16  # characters
@@ -32,6 +33,12 @@ HEADER_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30
 CONNECTIONS = 512
 _HOW = "Put one into TUNELOOP_TOKEN, or into a file that only you can read (--token-file), e.g. `openssl rand -hex 32`."
+
+
+def add_rates(parser: argparse.ArgumentParser) -> None:
+    """The options `--rate` and `--rate-all`, with limits that no person and few programs reach."""
+    parser.add_argument("--rate", type=float, default=1000.0, help="requests a second from one address; 0: no limit")
+    parser.add_argument("--rate-all", type=float, default=2000.0, help="and from all together; 0: no limit")
 
 
 def is_loopback(host: str) -> bool:
@@ -101,15 +108,16 @@ def url_of(host: str, port: int | str) -> str:
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer until SIGTERM or SIGINT. What goes wrong is logged to stderr, without keys."""
-    log_to_stderr("uvicorn", level=logging.WARNING)
+    """Answer until SIGTERM or SIGINT. Our own faults are logged to stderr; of malformed requests nothing is, or
+    strangers could fill the disk."""
+    log_to_stderr("uvicorn", level=logging.ERROR)
     uvicorn.Server(
         uvicorn.Config(
             app,
             http=Connection,
             ws="none",
             log_config=None,
-            log_level="warning",
+            log_level="error",
             access_log=False,
             proxy_headers=False,  # or any client could name itself another
             server_header=False,
@@ -164,7 +172,7 @@ class Connection(H11Protocol):
         body = json.dumps({"error": error}).encode()
         headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
         try:
-            head = self.conn.send(h11.Response(status_code=400, headers=headers))
+            head = self.conn.send(h11.Response(status_code=400, reason=b"Bad Request", headers=headers))
             self.transport.write((head or b"") + (self.conn.send(h11.Data(data=body)) or b""))
         except h11.LocalProtocolError:
             pass

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from adapters import web_server
+from adapters.chat import check_whole, content_text
 from adapters.child import OWNER_ONLY, die_with_parent
 from adapters.openapi import GATEWAY
 from adapters.web import ERRORS, Guard, Refusal, Rules, read_json, shown
@@ -52,12 +53,19 @@ def ticket_of(body: Any) -> tuple[str, str]:
     task, messages = body.get("model"), body.get("messages")
     if not isinstance(task, str) or not isinstance(messages, list):
         raise Refusal(400, "'model' (the task's name) and 'messages' are needed")
-    if body.get("stream"):
-        raise Refusal(400, "streaming is not offered: an answer is one label")
-    for message in reversed(messages):
-        if isinstance(message, dict) and message.get("role") == "user" and isinstance(message.get("content"), str):
-            return task, message["content"]
-    raise Refusal(400, "no user message with a text in 'messages'")
+    check_whole(body)
+    texts: list[str] = []
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise Refusal(400, "every message needs a role")
+        if message["role"] == "user":
+            text = content_text(message.get("content"))
+            if text is None:  # an earlier message must not be answered in place of this one
+                raise Refusal(400, "a user message's content must be a text")
+            texts.append(text)
+    if not texts:
+        raise Refusal(400, "no user message in 'messages'")
+    return task, texts[-1]
 
 
 def upstream_request(pointer: Pointer, text: str) -> dict[str, Any]:
@@ -181,8 +189,7 @@ def main() -> int:
     parser.add_argument("--port-file", type=Path)
     parser.add_argument("--token-file", type=Path, help="holds the bearer token; without it TUNELOOP_TOKEN does")
     parser.add_argument("--allow-host", action="append", default=[], help="another name that clients may call it by")
-    parser.add_argument("--rate", type=float, default=0.0, help="requests a second from one address; 0: no limit")
-    parser.add_argument("--rate-all", type=float, default=0.0, help="and from all together")
+    web_server.add_rates(parser)
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args()
     os.umask(OWNER_ONLY)

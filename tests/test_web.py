@@ -8,132 +8,53 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from web_world import AUTHORISED, TOKEN, Served, Upstream, make_root, running_upstream
 
 from adapters import web, web_server
-from adapters.specs import write_json
 from adapters.web import Buckets, Guard, Rules
 from loop.gateway import make_app
-from loop.production import Pointer
-from loop.services import Endpoints
 from store.errors import SettingsError
-from store.prompting import PromptSpec
 
-TOKEN = "a-token-for-tests-0123456789"
 SECURITY_HEADERS = ("x-content-type-options", "cache-control", "content-security-policy")
-
-
-class Upstream(BaseHTTPRequestHandler):
-    """An endpoint whose behaviour stands in the class."""
-
-    status: ClassVar[int] = 200
-    content: ClassVar[bytes] = b""
-    seen: ClassVar[list[dict[str, str]]] = []
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        Upstream.seen.append(dict(self.headers))
-        content = Upstream.content.replace(b"AUTHORIZATION", self.headers.get("Authorization", "").encode())
-        self.send_response(Upstream.status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-COMPLETION = {"id": "x", "choices": [{"message": {"role": "assistant", "content": "billing"}}]}
 
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with running_upstream() as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)
 def _ready() -> None:
-    Upstream.status, Upstream.content = 200, json.dumps(COMPLETION).encode()
-    Upstream.seen.clear()
+    Upstream.reset()
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, upstream: str) -> Path:
-    """What the gateway reads of a workspace: a pointer to an endpoint, one to the engine, the engine's address."""
-    root = tmp_path_factory.mktemp("workspace")
-    home = root / ".tuneloop"
-    (home / "production").mkdir(parents=True)
-    (home / "run").mkdir()
-    prompt = PromptSpec(name="p@1", digest="", system="Classify.")
-    for task, kind, where in (("tickets", "prompt", upstream), ("local", "adapter", "")):
-        pointer = Pointer(
-            task=task,
-            answerer=f"{task}-1",
-            kind=kind,
-            labels=["billing", "general"],
-            prompt=prompt,
-            upstream=where,  # type: ignore[arg-type]
-        )
-        write_json(home / "production" / f"{task}.json", pointer)
-    write_json(home / "run" / "services.json", Endpoints(engine=upstream, engine_token="engine-token-0123456789"))
-    return root
+    return make_root(tmp_path_factory.mktemp("workspace"), upstream)
 
 
-class Served:
-    """The gateway as its own process."""
-
-    def __init__(self, root: Path, folder: Path, *more: str, env: dict[str, str] | None = None) -> None:
-        port_file = folder / "gateway.port"
-        self.log = folder / "gateway.log"
-        command = [sys.executable, "-m", "loop.gateway", str(root), "--port-file", str(port_file), *more]
-        clean = {name: value for name, value in os.environ.items() if name != "TUNELOOP_TOKEN"}
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, env={**clean, **(env or {})})
-        deadline = time.monotonic() + 60
-        while not (port_file.exists() and port_file.read_text()):
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
-        self.port = int(port_file.read_text())
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
-
-    def raw(self, content: bytes) -> bytes:
-        """Everything that comes back for bytes on a bare socket."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
-            connection.sendall(content)
-            received = b""
-            while chunk := connection.recv(65536):
-                received += chunk
-        return received
-
-    def stop(self) -> None:
-        self.http.close()
-        self.process.terminate()
-        self.process.wait(timeout=20)
+def serve(root: Path, folder: Path, *more: str, env: dict[str, str] | None = None) -> Served:
+    return Served(["loop.gateway", str(root)], folder, *more, env=env)
 
 
 @pytest.fixture(scope="module")
 def gateway(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     env = {"TUNELOOP_TOKEN": TOKEN, "OPENAI_API_KEY": "sk-planted-0123456789"}
-    served = Served(root, tmp_path_factory.mktemp("served"), env=env)
+    served = serve(root, tmp_path_factory.mktemp("served"), env=env)
     yield served
     served.stop()
 
 
-AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 BODY = {"model": "tickets", "messages": [{"role": "user", "content": "charged twice"}]}
 
 
@@ -277,7 +198,7 @@ def test_a_client_that_is_slow_with_its_headers_is_cut_off(root: Path, tmp_path:
 
 
 def test_the_rate_is_limited_per_client_and_in_all(root: Path, tmp_path: Path) -> None:
-    served = Served(root, tmp_path, "--rate", "0.01", "--rate-all", "1000")
+    served = serve(root, tmp_path, "--rate", "0.01", "--rate-all", "1000")
     try:
         replies = [served.http.get("/health") for _ in range(3)]
         assert [reply.status_code for reply in replies] == [200, 429, 429]
