@@ -33,6 +33,7 @@ JOURNAL_MODE = "wal" if WAL_IS_SAFE else "delete"
 # less loses acknowledged events with the power: a rollback journal is gone for sure only once its folder was synced
 SYNCHRONOUS = {"wal": "FULL", "delete": "EXTRA"}
 BUSY_TIMEOUT_MS = 30_000
+CHECKPOINT_TIMEOUT_MS = 100
 Payloads = Callable[[Any, int], str]  # the driver's connection, a position: the payload that was archived
 
 _raised = threading.local()  # the driver tells only that a function failed, not with what
@@ -289,9 +290,13 @@ class Database:
             return True
         with self.errors():
             pooled = self.write.raw_connection()
+            cursor = pooled.cursor()
             try:
-                busy = pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                # it keeps all writers waiting for as long as it waits for a reader
+                cursor.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MS}")
+                busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             finally:
+                cursor.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms}")
                 pooled.close()
             if not busy:
                 self._sync_emptied()

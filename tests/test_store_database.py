@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,25 @@ def test_opening_does_not_wait_for_a_writer(tmp_path: Path) -> None:
 def numbers(database: Database) -> list[int]:
     with database.reading() as connection:
         return [row[0] for row in raw(connection).execute("SELECT number FROM migrations ORDER BY number").fetchall()]
+
+
+@pytest.mark.skipif(not WAL_IS_SAFE, reason="without a write-ahead log readers wait for writers")
+def test_a_reader_that_holds_the_log_back_keeps_no_writer_waiting(tmp_path: Path) -> None:
+    """Emptying the write-ahead log locks writers out for as long as it waits for readers."""
+    database = Database(tmp_path / "a.sqlite")
+    with database.writing() as connection:
+        connection.exec_driver_sql("INSERT INTO cursors VALUES ('x', 1, 1)")
+    with database.reading() as reader:
+        reader.exec_driver_sql("SELECT * FROM cursors").all()
+        with database.writing() as connection:
+            connection.exec_driver_sql("INSERT INTO cursors VALUES ('y', 1, 1)")
+        started = time.monotonic()
+        assert not database.checkpoint()
+        assert time.monotonic() - started < 5.0
+    assert database.checkpoint()
+    with database.write.connect() as connection:
+        assert raw(connection).execute("PRAGMA busy_timeout").fetchone() == (30_000,)
+    database.close()
 
 
 def test_a_migration_and_its_record_are_one_transaction(tmp_path: Path) -> None:
