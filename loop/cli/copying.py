@@ -114,6 +114,8 @@ def _target(ctx: typer.Context, directory: Path | None) -> Path:
     if directory is not None:
         return directory
     start = (workspace_of(ctx) or Path.cwd()).resolve()
+    if not start.exists():
+        return start  # -w names the folder that is to be
     for folder in (start, *start.parents):
         if (folder / RESTORING).is_dir():  # an interrupted one
             return folder

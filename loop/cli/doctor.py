@@ -41,6 +41,7 @@ class Check(msgspec.Struct, frozen=True):
 def examine(start: Path | None) -> list[Check]:
     """All checks; those of the workspace only where there is one."""
     from loop import bootstrap
+    from loop.cli.doctor_copies import backups, litestream
 
     found: list[Check] = []
     for check in (python, packages, layout, sqlite, machine):
@@ -52,7 +53,8 @@ def examine(start: Path | None) -> list[Check]:
         return found
     with app:
         found.append(Check("ok", "workspace", f"{app.root}, tasks: {', '.join(app.settings.tasks)}"))
-        for look in (permissions, disk, pragmas, model, thresholds, endpoint, services, notifications, chain):
+        copies = (backups, litestream)
+        for look in (permissions, disk, pragmas, model, thresholds, endpoint, services, notifications, chain, *copies):
             found += _run(look.__name__, lambda look=look: look(app))  # type: ignore[misc]
     return found
 
@@ -307,18 +309,6 @@ def notifications(app: App) -> Iterator[Check]:
             yield Check("warn", f"notify {name}", in_words(values), f"Try it: tuneloop notify test {name}")
         else:
             yield Check("ok", f"notify {name}", in_words(values))
-
-
-def chain(app: App) -> Iterator[Check]:
-    """The log's hash chain, from its first event to its last."""
-    from store.log import GENESIS, Head
-    from store.verify import check_chain
-
-    broken = next(check_chain(app.workspace.log.pages(), Head(0, GENESIS)), None)
-    if broken is None:
-        yield Check("ok", "log", f"{app.workspace.log.head().position} events, the hash chain holds")
-    else:
-        yield Check("fail", "log", broken.message, "`tuneloop verify` says more; restore the last backup.")
 
 
 def _version(name: str) -> str | None:

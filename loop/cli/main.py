@@ -121,7 +121,7 @@ def _common(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    if workspace is not None and not workspace.is_dir():
+    if workspace is not None and not workspace.is_dir() and ctx.invoked_subcommand != "restore":
         raise UsageError(f"{workspace} is no folder", hint="`tuneloop init DIR` makes a workspace.")
     ctx.obj = workspace
 
