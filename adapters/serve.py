@@ -39,7 +39,7 @@ from adapters.openapi import ENGINE
 from adapters.specs import BaseModelRef
 from adapters.web import ERRORS, Guard, Refusal, Rules, error_response, read_json, shown
 from store.errors import ArtifactError, ModelError, TuneloopError
-from store.keys import log_to_stderr
+from store.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from adapters.scoring import Scorer

@@ -29,7 +29,8 @@ from urllib.parse import urlsplit
 from adapters.child import OWNER_ONLY
 from adapters.tracking_mirror import Mirror, Mode, Options
 from store.errors import DaemonRunning, TuneloopError
-from store.keys import hide, log_to_stderr
+from store.keys import hide
+from store.logs import log_to_stderr
 from store.workspace import Workspace
 
 log = logging.getLogger("tuneloop.tracking")

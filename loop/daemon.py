@@ -9,6 +9,7 @@ A failing command is told once, left alone for a growing pause and tried again; 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from types import FrameType
 import msgspec
 
 from loop import commands as cmd
-from loop import erasing, handlers, intake, manners, serving
+from loop import erasing, handlers, intake, logs, manners, pulse, serving
 from loop.bootstrap import App
 from loop.lease import acquire
 from loop.policy import decide, is_busy, waits
@@ -27,7 +28,9 @@ from loop.steps import MODULES, Steps
 from loop.wakeups import Wakeups
 from store.disk import disk_trouble
 from store.errors import StaleEpoch, TuneloopError
+from store.keys import hide
 from store.log import Recorded
+from store.logs import about
 
 log = logging.getLogger("tuneloop.daemon")
 
@@ -35,6 +38,7 @@ ROUNDS = 50  # of decide and handle in one tick
 STEP_POLL_SECONDS = 1.0
 LONGEST_PAUSE = 300.0
 SNAPSHOT_EVENTS = 500
+TIDY_TICKS = 500  # between two looks at the size of the logs
 
 
 class TickReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +46,14 @@ class TickReport(msgspec.Struct, frozen=True, kw_only=True):
     events: list[Recorded]
     waiting: dict[str, list[str]]
     busy: bool  # a child process works
+
+
+class _Pause(msgspec.Struct, frozen=True):
+    """A command that failed."""
+
+    failures: int  # in a row
+    until: float  # of the monotonic clock
+    error: str
 
 
 class Daemon:
@@ -70,7 +82,9 @@ class Daemon:
             stopping=self.stop_flag.is_set,
         )
         serving.add_services(app, self._services, modules)
-        self._pauses: dict[tuple[str, str], tuple[int, float]] = {}
+        self._pauses: dict[tuple[str, str], _Pause] = {}
+        self._ticks = 0
+        self._failed = 0
         self._snapshot_at = 0
         self._running_step = False
         self._stale = False
@@ -123,8 +137,10 @@ class Daemon:
 
     def _safe_tick(self) -> bool:
         """One tick whose failure does not end the daemon. False when another daemon has taken over."""
+        started = time.monotonic()
         try:
             self.tick()
+            self._pauses.pop(("", "tick"), None)
         except StaleEpoch as error:
             log.error("%s %s", error.message, error.hint)
             self._stale = True
@@ -132,11 +148,45 @@ class Daemon:
         except TuneloopError as error:
             self._pause(("", "tick"), error)
         except Exception as error:
-            if (told := disk_trouble(error)) is None:
+            told = disk_trouble(error)
+            if told is None:
                 log.exception("a tick failed; the next one tries again")
-            else:
-                self._pause(("", "tick"), told)
+            self._pause(("", "tick"), told or error)
+        self._beat(time.monotonic() - started)
         return True
+
+    def _beat(self, seconds: float) -> None:
+        """Tell `status` and the metrics how it goes."""
+        self._ticks += 1
+        now = time.monotonic()
+        held = [
+            pulse.Held(
+                what=_named(key),
+                error=hide(one.error),
+                failures=one.failures,
+                seconds=round(max(0.0, one.until - now), 1),
+            )
+            for key, one in self._pauses.items()
+        ]
+        told = pulse.Pulse(
+            pid=os.getpid(),
+            epoch=self._lease.epoch,
+            at=self.app.now(),
+            clock=pulse.clock(),
+            ticks=self._ticks,
+            failed=self._failed,
+            tick_seconds=round(seconds, 3),
+            longest_wait=2 * self.app.settings.daemon.tick_seconds,
+            held=held,
+        )
+        pulse.write(self.app.workspace.paths.run, told)
+        if self._ticks % TIDY_TICKS == 1:
+            self._guard(("", "logs"), self._tidy_logs)
+
+    def _tidy_logs(self) -> list[Recorded]:
+        for name in logs.tidy(self.app.workspace.paths.logs):
+            log.info("%s in .tuneloop/logs was cut or removed", name)
+        return []
 
     # ------------------------------------------------------------ one tick
 
@@ -187,7 +237,8 @@ class Daemon:
             if started and is_busy(command):
                 continue
             key = (command.task, type(command).__name__)
-            fresh = self._guard(key, lambda command=command: self._handle(command))  # type: ignore[misc]
+            with about(getattr(command, "run_id", "")):
+                fresh = self._guard(key, lambda command=command: self._handle(command))  # type: ignore[misc]
             started = started or (bool(fresh) and is_busy(command))
             if fresh:
                 done.append(key[1])
@@ -199,12 +250,12 @@ class Daemon:
         handle = handlers.HANDLERS[type(command)]
         recorded = handle(self._context, command)
         for one in recorded:
-            log.info("%d %s %s", one.position, one.type, one.stream)
+            log.info("%d %s %s", one.position, one.type, one.stream, extra=_fields(one))
         return recorded
 
     def _guard(self, key: tuple[str, str], work: handlers.Work) -> list[Recorded]:
         """Run `work` unless it is in its pause; a failure starts the next, longer pause."""
-        if key in self._pauses and time.monotonic() < self._pauses[key][1]:
+        if key in self._pauses and time.monotonic() < self._pauses[key].until:
             return []
         try:
             recorded = work()
@@ -216,16 +267,31 @@ class Daemon:
         except Exception as error:
             told = disk_trouble(error)
             if told is None:
-                log.exception("%s failed", " ".join(key).strip())
+                log.exception("%s failed", _named(key))
             self._pause(key, told or error)
             return []
         self._pauses.pop(key, None)
         return recorded
 
     def _pause(self, key: tuple[str, str], error: Exception) -> None:
-        failures = self._pauses.get(key, (0, 0.0))[0] + 1
+        failures = self._pauses[key].failures + 1 if key in self._pauses else 1
         seconds = min(LONGEST_PAUSE, 2.0**failures)
-        self._pauses[key] = (failures, time.monotonic() + seconds)
+        self._failed += 1
+        told = error.message if isinstance(error, TuneloopError) else type(error).__name__
+        self._pauses[key] = _Pause(failures, time.monotonic() + seconds, told)
         if isinstance(error, TuneloopError):
-            name = " ".join(part for part in key if part)
-            log.error("%s: %s %s (next try in %.0f s)", name, error.message, error.hint, seconds)
+            log.error("%s: %s %s (next try in %.0f s)", _named(key), error.message, error.hint, seconds)
+
+
+def _named(key: tuple[str, str]) -> str:
+    return " ".join(part for part in key if part)
+
+
+def _fields(recorded: Recorded) -> dict[str, object]:
+    """What a line about an event carries, for a collector."""
+    return {
+        "event": recorded.type,
+        "position": recorded.position,
+        "stream": recorded.stream,
+        "correlation_id": recorded.correlation_id or getattr(recorded.event, "run_id", ""),
+    }

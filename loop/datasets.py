@@ -1,60 +1,61 @@
-"""Harvest and datasets: read tables and texts in, events and run folders out."""
+"""Harvest and datasets: read tables and texts in, events and run folders out.
+
+What needs the control, which is scikit-learn, is done by a child process: see `fitting`.
+"""
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from adapters.specs import BaseModelRef, Example, Message, TrainSpec, read_json, read_lines, write_json, write_lines
-from loop import curation
+from adapters.specs import BaseModelRef, Example, TrainSpec, read_json, read_lines, write_json, write_lines
+from loop import fitting
 from loop.answerers import training_prompt
 from loop.bootstrap import App
 from loop.commands import FreezeDataset
 from loop.evaluations import CONTROL
+from loop.fitting import Chat, FreezeSpec, Frozen, Opinion, OpinionSpec, general_lines
+from loop.fitting import Item as Item
 from loop.selection import PRIORITY, Candidate, corrected, select
 from loop.settings import TaskSettings
 from loop.state import Cycle, Plan, TaskState
+from loop.steps import Steps
 from store import queries
-from store.errors import InputError, StepError
-from store.events import CurationCount, DatasetFrozen, HarvestCompleted, ReviewRequested
+from store.errors import StepError
+from store.events import DatasetFrozen, HarvestCompleted, ReviewRequested
 from store.kill_points import reached
 from store.log import Draft
 from store.tables import RecordRow
 
-GENERAL = Path(__file__).parents[1] / "adapters" / "data" / "general.jsonl"
 HARVEST_WINDOW = 1000  # newest records that a harvest looks at
-
-
-class Item(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a dataset artifact: no text, so that a customer can be forgotten."""
-
-    id: str  # a record, or a line of the general examples
-    label: str
-    split: Literal["train", "valid"]
-    kind: Literal["task", "general"] = "task"
 
 
 # ---------------------------------------------------------------- harvest
 
 
-def harvest(app: App, task: TaskState, rules: TaskSettings, *, up_to: int) -> list[Draft]:
-    """Drafts that ask for reviews, and the one that says how far the harvest has looked."""
+def harvest(app: App, steps: Steps, task: TaskState, rules: TaskSettings) -> list[Draft] | None:
+    """Drafts that ask for reviews, and the one that says how far the harvest has looked; None while the control is
+    still being asked.
+
+    Raises:
+        StepError: the control cannot be asked; the next call tries again.
+    """
     app.workspace.projections.catch_up()
     read = app.workspace.read
     queued = queries.queue(read, task.task)
-    waiting = [row for row in queued if not row.audit]
     rows = queries.unreviewed(read, task.task, limit=HARVEST_WINDOW)
-    counts = {label: task.labels_train.get(label, 0) for label in rules.labels}
+    room = max(0, rules.harvest.queue_size - sum(not row.audit for row in queued))
+    opinions = _opinions(app, steps, task, rows) if room else {}  # with a full queue nothing is chosen
+    if opinions is None:
+        return None
     chosen = select(
-        _candidates(app, task, rows),
+        [_candidate(row, opinions.get(row.record_id)) for row in rows],
         rules.harvest,
-        labels=counts,
-        room=max(0, rules.harvest.queue_size - len(waiting)),
+        labels={label: task.labels_train.get(label, 0) for label in rules.labels},
+        room=room,
         taken_clusters=frozenset(row.cluster for row in queued),
     )
     drafts = [
@@ -69,7 +70,11 @@ def harvest(app: App, task: TaskState, rules: TaskSettings, *, up_to: int) -> li
     drafts += _corrected_since(task.task, queued)
     requested = Counter[str](one.reasons[0].name for one in chosen.wanted)
     done = HarvestCompleted(
-        task=task.task, up_to=up_to, considered=len(rows), requested=dict(requested), dropped=chosen.dropped
+        task=task.task,
+        up_to=app.state().position,
+        considered=len(rows),
+        requested=dict(requested),
+        dropped=chosen.dropped,
     )
     return [*drafts, Draft(done, f"task/{task.task}")]
 
@@ -93,151 +98,142 @@ def _corrected_since(task: str, queued: list[RecordRow]) -> list[Draft]:
     return drafts
 
 
-def _candidates(app: App, task: TaskState, rows: list[RecordRow]) -> list[Candidate]:
-    """Records with the opinion of the newest control, where there is one."""
-    opinions: dict[str, tuple[str, float]] = {}
+def _candidate(row: RecordRow, opinion: Opinion | None) -> Candidate:
+    return Candidate(
+        record_id=row.record_id,
+        cluster=row.cluster,
+        side=row.side,  # type: ignore[arg-type]
+        answer=row.answer,
+        margin=row.margin,
+        feedback=row.feedback,
+        opinion=opinion.label if opinion else None,
+        opinion_margin=opinion.margin if opinion else 0.0,
+    )
+
+
+def _opinions(app: App, steps: Steps, task: TaskState, rows: list[RecordRow]) -> dict[str, Opinion] | None:
+    """The newest control's opinion of records, by id, where there is a control; None while it is being asked.
+
+    A record that has come in since it was asked goes without.
+    """
     control = _newest_control(app, task)
-    if control is not None and rows:
-        from adapters.control import Control
-
-        texts = app.workspace.texts.many([row.record_id for row in rows])
-        ids = list(texts)
-        for identity, shares in zip(ids, Control.load(control).predict_proba([texts[i] for i in ids]), strict=True):
-            ordered = sorted(shares.items(), key=lambda item: -item[1])
-            opinions[identity] = (ordered[0][0], ordered[0][1] - (ordered[1][1] if len(ordered) > 1 else 0.0))
-    return [
-        Candidate(
-            record_id=row.record_id,
-            cluster=row.cluster,
-            side=row.side,  # type: ignore[arg-type]
-            answer=row.answer,
-            margin=row.margin,
-            feedback=row.feedback,
-            opinion=opinions.get(row.record_id, (None, 0.0))[0],
-            opinion_margin=opinions.get(row.record_id, (None, 0.0))[1],
-        )
-        for row in rows
-    ]
+    if not control or not rows:
+        return {}
+    folder = app.workspace.paths.runs / f"{task.task}-opinions"
+    known = _spec(folder)
+    if not isinstance(known, OpinionSpec) or known.control != control:
+        _begin(steps, folder, OpinionSpec(control=control, ids=[row.record_id for row in rows]))
+    if not _carried_out(steps, folder):
+        return None
+    found = {one.id: one for one in read_lines(folder / fitting.OPINIONS, Opinion)}
+    shutil.rmtree(folder)
+    return found
 
 
-def _newest_control(app: App, task: TaskState) -> Path | None:
+def _newest_control(app: App, task: TaskState) -> str:
+    """Address of the newest dataset that holds a control; empty where there is none."""
     runs = queries.runs(app.workspace.read, task.task, limit=1)
-    folder = app.workspace.artifacts.path(runs[0].dataset) / CONTROL if runs and runs[0].dataset else None
-    return folder if folder is not None and (folder / "control.json").exists() else None  # it may have been erased
+    if not runs or not runs[0].dataset:
+        return ""
+    folder = app.workspace.artifacts.path(runs[0].dataset) / CONTROL
+    return runs[0].dataset if (folder / "control.json").exists() else ""  # it may have been erased
 
 
 # ---------------------------------------------------------------- freezing
 
 
-def freeze(app: App, task: TaskState, rules: TaskSettings, command: FreezeDataset) -> DatasetFrozen:
-    """Curate the standing labels, fit the control on the same examples, keep both as one artifact.
+def freeze(
+    app: App, steps: Steps, task: TaskState, rules: TaskSettings, command: FreezeDataset
+) -> DatasetFrozen | None:
+    """Have the standing labels curated and the control fitted on the same examples; both become one artifact. None
+    while that is being done.
 
     Raises:
-        InputError: fewer than two classes are left to train on.
+        StepError: it failed, for example because fewer than two classes are left; the next call begins anew.
     """
-    app.workspace.projections.catch_up()
-    up_to = app.state().position
-    rows = _training_labels(app, task.task, up_to)
-    exam = queries.labelled(app.workspace.read, task.task, side="exam", up_to=up_to)
-    exam_texts = app.workspace.texts.many([one.record_id for one in exam])
-    seed = rules.training.seed
-    curated = curation.curate(
-        rows,
-        list(exam_texts.values()),
-        rules.labels,
+    folder = app.workspace.paths.runs / f"{command.run_id}.dataset"
+    gentle = command.plan == "gentle"
+    spec = FreezeSpec(
+        task=task.task,
+        plan=command.plan,
+        trigger=command.trigger,
+        up_to=app.state().position,
+        labels_train=task.train_total,
+        labels=rules.labels,
         valid_share=rules.training.valid_share,
         near_duplicate=rules.splits.near_duplicate,
-        seed=seed,
-        out_of_fold=curation.control_out_of_fold,
+        general_share=rules.trigger.gentle_general_share if gentle else rules.training.general_share,
+        general_file=rules.training.general_file,
+        seed=rules.training.seed,
     )
-    if len({one.label for one in curated.train}) < 2:
-        raise InputError(
-            f"{task.task} has fewer than two classes to train on", hint="`tuneloop review` labels what is queued."
-        )
-    general = _general_ids(app, rules, command.plan, len(curated.train))
-    items = [Item(id=one.id, label=one.label, split="train") for one in curated.train]
-    items += [Item(id=identity, label="", split="train", kind="general") for identity in general]
-    items += [Item(id=one.id, label=one.label, split="valid") for one in curated.valid]
-    artifact = _keep(app, command.run_id, items, curated.train, seed)
-    hard = sum(not one.audit for one in exam)
+    known = _spec(folder)
+    # what was begun goes on, whatever was labelled since, unless something else is wanted now
+    if isinstance(known, FreezeSpec) and spec == msgspec.structs.replace(
+        known, up_to=spec.up_to, labels_train=spec.labels_train, trigger=spec.trigger
+    ):
+        spec = known
+    else:
+        _begin(steps, folder, spec)
+    if not _carried_out(steps, folder):
+        return None
+    frozen = read_json(folder / "result.json", Frozen)
+    artifact = app.workspace.artifacts.put(folder / fitting.DATASET, "dataset", {"run_id": command.run_id})
+    reached("freeze.dataset_kept")
+    shutil.rmtree(folder)
     return DatasetFrozen(
         task=task.task,
         run_id=command.run_id,
         artifact=artifact,
-        up_to=up_to,
-        labels_train=task.train_total,
-        train=len(curated.train),
-        valid=len(curated.valid),
-        exam=len(exam) - hard,
-        hard_exam=hard,
-        per_class=dict(Counter(one.label for one in curated.train)),
-        curation=[
-            *curated.counts,
-            CurationCount(step="general", count=len(general), detail="general examples mixed in, against forgetting"),
-        ],
-        warnings=curated.warnings,
-        trigger=command.trigger,
-        plan=command.plan,
+        up_to=spec.up_to,
+        labels_train=spec.labels_train,
+        train=frozen.train,
+        valid=frozen.valid,
+        exam=frozen.exam,
+        hard_exam=frozen.hard_exam,
+        per_class=frozen.per_class,
+        curation=frozen.curation,
+        warnings=frozen.warnings,
+        trigger=spec.trigger,
+        plan=spec.plan,
     )
 
 
-def _training_labels(app: App, task: str, up_to: int) -> list[curation.Labelled]:
-    standing = queries.labelled(app.workspace.read, task, side="train", up_to=up_to)
-    texts = app.workspace.texts.many([one.record_id for one in standing])
-    answers = {
-        row.record_id: row.answer for row in queries.records(app.workspace.read, task, side="train", labelled=True)
-    }
-    return [
-        curation.Labelled(
-            id=one.record_id,
-            text=texts[one.record_id],
-            label=one.label,
-            cluster=one.cluster,
-            position=one.position,
-            failure=answers.get(one.record_id) not in (None, one.label),
-        )
-        for one in standing
-        if one.record_id in texts
-    ]
+# ---------------------------------------------------------------- the child that does both
 
 
-def _general_ids(app: App, rules: TaskSettings, plan: Plan, train: int) -> list[str]:
-    share = rules.trigger.gentle_general_share if plan == "gentle" else rules.training.general_share
-    available = [f"general:{number}" for number in range(len(_general_lines(app, rules)))]
-    wanted = min(len(available), curation.general_count(train, share))
-    return random.Random(rules.training.seed).sample(available, wanted)  # noqa: S311
+def _spec(folder: Path) -> FreezeSpec | OpinionSpec | None:
+    try:
+        return msgspec.json.decode((folder / "spec.json").read_bytes(), type=FreezeSpec | OpinionSpec)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
-class _Chat(msgspec.Struct, frozen=True):
-    messages: list[Message]
-
-
-def _general_lines(app: App, rules: TaskSettings) -> list[_Chat]:
-    """The built-in general examples, or the user's file (OpenAI chat JSONL).
+def _begin(steps: Steps, folder: Path, spec: FreezeSpec | OpinionSpec) -> None:
+    """Write a folder anew.
 
     Raises:
-        StepError: the file is missing or a line is not a chat.
+        StepError: a child still works in it on what is wanted no longer.
     """
-    named = rules.training.general_file
-    path = app.root / named if named else GENERAL
-    if not path.exists():
-        raise StepError(f"the general examples are not at {path}", hint="See training.general_file.")
-    return read_lines(path, _Chat)
-
-
-def _keep(app: App, run_id: str, items: list[Item], train: list[curation.Labelled], seed: int) -> str:
-    from adapters.control import Control
-
-    folder = app.workspace.paths.runs / f"{run_id}.dataset"
+    steps.stop(folder, "something else is wanted")
+    if steps.look(folder).status == "running":
+        raise StepError(f"{folder.name} is still being worked on", hint="It begins anew when that has ended.")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
-    write_lines(folder / "dataset.jsonl", items)
-    Control.fit([one.text for one in train], [one.label for one in train], seed=seed).save(folder / CONTROL)
-    reached("freeze.dataset_written")
-    artifact = app.workspace.artifacts.put(folder, "dataset", {"run_id": run_id})
-    reached("freeze.dataset_kept")
-    shutil.rmtree(folder)
-    return artifact
+    write_json(folder / "spec.json", spec)
+    reached("fit.folder_prepared")
+
+
+def _carried_out(steps: Steps, folder: Path) -> bool:
+    """Whether the child has ended well; False while it works. After a failure nothing of it is left.
+
+    Raises:
+        StepError: it failed.
+    """
+    try:
+        return steps.carried_out("fit", folder)
+    except StepError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 # ---------------------------------------------------------------- the training's run folder
@@ -258,7 +254,7 @@ def prepare_training(app: App, cycle: Cycle, rules: TaskSettings, base: BaseMode
         write_json(spec_file, spec)
     reached("train.spec_written")
     items = read_lines(app.workspace.artifacts.path(cycle.dataset, verify=True) / "dataset.jsonl", Item)
-    general = _general_lines(app, rules)
+    general = general_lines(app, rules.training.general_file)
     with app.workspace.rendering():
         texts = app.workspace.texts.many([item.id for item in items if item.kind == "task"])
         for split in ("train", "valid"):
@@ -299,7 +295,7 @@ def _known(item: Item, texts: dict[str, str]) -> bool:
     return item.kind == "general" or item.id in texts
 
 
-def _example(item: Item, spec: TrainSpec, texts: dict[str, str], general: list[_Chat]) -> Example:
+def _example(item: Item, spec: TrainSpec, texts: dict[str, str], general: list[Chat]) -> Example:
     if item.kind == "general":
         return Example(id=item.id, messages=general[int(item.id.removeprefix("general:"))].messages, kind="general")
     return Example(id=item.id, messages=spec.prompt.messages(texts[item.id], item.label), label=item.label)

@@ -97,8 +97,9 @@ def adopt_prompt(context: Context, command: cmd.AdoptPrompt) -> list[Recorded]:
 def harvest(context: Context, command: cmd.Harvest) -> list[Recorded]:
     """Ask for reviews of what came in since the last harvest."""
     state, rules = context.task(command.task)
-    head = context.app.state().position
-    drafts = datasets.harvest(context.app, state, rules, up_to=head)
+    drafts = datasets.harvest(context.app, context.steps, state, rules)
+    if drafts is None:
+        return []  # the control is still being asked
     reached("harvest.chosen")
     return context.append(drafts)
 
@@ -109,9 +110,11 @@ def harvest(context: Context, command: cmd.Harvest) -> list[Recorded]:
 def freeze_dataset(context: Context, command: cmd.FreezeDataset) -> list[Recorded]:
     """Curate the labels there are and keep the result by content address."""
     state, rules = context.task(command.task)
-    event = datasets.freeze(context.app, state, rules, command)
+    event = datasets.freeze(context.app, context.steps, state, rules, command)
+    if event is None:
+        return []  # it is still being made
     reached("freeze.counted")
-    return context.append([_run_draft(event)], expected={f"run/{command.run_id}": 0})
+    return context.append([_run_draft(event)], expected={f"run/{command.run_id}": 0}, cause=command.run_id)
 
 
 def start_training(context: Context, command: cmd.StartTraining) -> list[Recorded]:
@@ -464,7 +467,7 @@ def record_shutdown(context: Context) -> list[Recorded]:
         if progress.status in ("running", "done"):
             continue  # another daemon's, or its ending is recorded by the next one
         command = cmd.WatchStep(task=task.task, run_id=cycle.run_id, kind=kind, attempt=cycle.attempt)
-        recorded += context.append([_interrupted(command, cycle, progress, SHUTDOWN)])
+        recorded += context.append([_interrupted(command, cycle, progress, SHUTDOWN)], cause=cycle.run_id)
     return recorded
 
 

@@ -29,7 +29,7 @@ from loop.notify.observe import faults
 from loop.notify.outbox import Outbox
 from loop.notify.targets import Undelivered, deliver
 from store.errors import TuneloopError
-from store.keys import log_to_stderr
+from store.logs import log_to_stderr
 
 log = logging.getLogger("tuneloop.notifier")
 

@@ -14,7 +14,7 @@ from loop.bootstrap import App
 from loop.evaluations import GIVEN
 from loop.settings import TaskSettings
 from loop.state import TaskState
-from loop.steps import Steps, forget_ending
+from loop.steps import Steps
 from prompts import baseline, templates
 from store import events as ev
 from store import queries
@@ -121,18 +121,10 @@ def _asked(steps: Steps, folder: Path, key: str, prepare: Callable[[str], AskSpe
         spec = prepare(key)
         write_json(folder / "spec.json", spec)
         reached("ask.folder_prepared")
-    progress = steps.look(folder)
-    if progress.status == "done":
-        return spec
-    if progress.status == "running":
-        return None
-    forget_ending(folder)
-    if progress.failure is not None:
-        raise ModelError(progress.failure.message, hint=progress.failure.hint)
-    if progress.ours and not progress.stopped:
-        raise StepError(f"asking for {folder.name} ended without a word", hint="Its log is in .tuneloop/logs.")
-    steps.start("ask", folder)
-    return None
+    try:
+        return spec if steps.carried_out("ask", folder) else None
+    except StepError as error:
+        raise ModelError(error.message, hint=error.hint) from error
 
 
 def _score(folder: Path, name: str, items: Sequence[AskItem]) -> ev.PromptScore:

@@ -103,6 +103,7 @@ class DaemonSettings(Section):
     tick_seconds: float = Field(default=5.0, gt=0, description="the daemon looks again at least this often")
     rescan_seconds: float = Field(
         default=30.0, gt=0, description="the inbox is listed again this often, whatever was notified"
+    log_format: Literal["human", "json"] = Field(default="human", description="of log lines; json for a collector")
     )
     settle_seconds: float = Field(
         default=2.0, ge=0, description="a file in the inbox is taken once unchanged for this long"

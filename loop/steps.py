@@ -21,6 +21,8 @@ import msgspec
 from adapters.specs import Metric, StepFailure, read_json, read_lines
 from store.events import StepKind
 from store.keys import environment_for
+from store.disk import has_room
+from store.errors import StepError
 
 # what the daemon starts; others that keep the same contracts can stand in for them
 MODULES: Mapping[str, str] = {
@@ -33,6 +35,7 @@ MODULES: Mapping[str, str] = {
     "ask": "loop.asking",
 }
 # what holds or may echo customer text: examples, tickets, generated words, and the prompt's own examples
+    "fit": "loop.fitting",
 TEXT_FILES = ("train.jsonl", "valid.jsonl", "exam.jsonl", "given.jsonl", "predictions.jsonl", "spec.json")
 LOCK = "lock"
 _HUB = ("HF_", "HUGGING")
@@ -72,7 +75,7 @@ class Steps:
         self._stopped: dict[Path, str] = {}
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
 
-    def start(self, kind: StepKind | Literal["ask"], folder: Path) -> None:
+    def start(self, kind: StepKind | Literal["ask", "fit"], folder: Path) -> None:
         """Start the step's child; what it prints goes to a log file of its own.
 
         The child dies with this process (it asks the kernel for that itself) and locks its folder.
@@ -124,6 +127,25 @@ class Steps:
                 child.terminate()
         for child in self._children.values():
             try:
+    def carried_out(self, kind: Literal["ask", "fit"], folder: Path) -> bool:
+        """Whether a step that the log does not follow has ended well; one that does not run is started.
+
+        Raises:
+            StepError: it has failed. The next call starts it again.
+        """
+        progress = self.look(folder)
+        if progress.status == "done":
+            return True
+        if progress.status == "running":
+            return False
+        forget_ending(folder)
+        if progress.failure is not None:
+            raise StepError(progress.failure.message, hint=progress.failure.hint)
+        if progress.ours and not progress.stopped:
+            raise StepError(f"the step of {folder.name} ended without a word", hint="Its log is in .tuneloop/logs.")
+        self.start(kind, folder)
+        return False
+
                 child.wait(timeout=seconds)
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -52,21 +51,3 @@ def environment_for(needs: Collection[str], env: Mapping[str, str] | None = None
     """The environment of a child process: of the keys only those whose names begin with one of `needs`."""
     values = os.environ if env is None else env
     return {name: value for name, value in values.items() if not is_secret(name) or name.startswith(tuple(needs))}
-
-
-class HidingFormatter(logging.Formatter):
-    """Lines of a log without keys, tracebacks included."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return hide(super().format(record))
-
-
-def log_to_stderr(*names: str, level: int = logging.INFO) -> None:
-    """Have the named loggers ("" is the root) write lines without keys to stderr, and nowhere else."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(HidingFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    for name in names:
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(level)
-        logger.propagate = False

@@ -47,8 +47,10 @@ POINTS: Mapping[str, str] = {
     "ask.part_kept": "a part of an endpoint's answers is on disk",
     "ask.done": "an endpoint has answered everything, its child has not ended",
     "prompt.chosen": "the prompt versions are compared, none is adopted",
+    "fit.folder_prepared": "what the control is to do is written down, nobody does it",
+    "harvest.opinions_written": "the control's opinions are on disk, its child has not said that it is done",
     "harvest.chosen": "the records to review are chosen, nobody is asked",
-    "freeze.dataset_written": "the dataset and its control lie in a folder beside the runs",
+    "freeze.dataset_written": "the dataset and its control lie in a folder beside the runs, there is no result",
     "freeze.dataset_kept": "the dataset is an artifact, the folder that it came from is left",
     "freeze.counted": "the dataset is ready and not recorded",
     # training

@@ -563,21 +563,6 @@ def test_doctor_needs_no_training_stack(tmp_path: Path) -> None:
     assert done.stderr == "[]"
 
 
-def test_logs_are_lines_or_json(capsys: pytest.CaptureFixture[str]) -> None:
-    import logging
-
-    from loop.cli.running import configure_logging
-
-    configure_logging()
-    logging.getLogger("tuneloop.x").info("a %s\n\x1b[31mb", "word")
-    assert re.fullmatch(r"\d\d:\d\d:\d\d info    a word \[31mb\n", capsys.readouterr().err)
-    configure_logging(as_json=True)
-    logging.getLogger("tuneloop.x").warning("é\x9b")
-    entry = json.loads(capsys.readouterr().err)
-    assert (entry["level"], entry["logger"], entry["message"]) == ("warning", "tuneloop.x", "é\x9b")
-    logging.getLogger("tuneloop").handlers.clear()
-
-
 # ---------------------------------------------------------------- who serves
 
 

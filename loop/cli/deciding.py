@@ -179,9 +179,9 @@ def print_verdict(evaluation: dict[str, Any]) -> None:
 def _see_through(app: App, task: str, wait: bool) -> None:
     """Leave it to a daemon that runs, or watch it; without one do the loop's work here."""
     from loop.cli import driving, reads
-    from loop.cli.running import configure_logging
+    from loop.logs import configure
 
-    configure_logging(level=logging.WARNING)  # the progress line stands for the rest
+    configure(level=logging.WARNING)  # the progress line stands for the rest
     last = reads.last_evaluation(app.workspace, task, judged=True)
     if driving.daemon_holder(app.workspace.paths.run):
         if not wait:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +12,8 @@ import typer
 from loop.cli import collect_as_usual
 from loop.cli.context import AsJson, Reason, open_app
 from loop.cli.output import brief, emit, say
-from loop.cli.safe import json_text, plain
-from store.keys import hide
+from loop.logs import LogFormat, configure
+from store.logs import VARIABLE
 
 
 def run(
@@ -22,7 +21,9 @@ def run(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Fence off a daemon that hangs and run in its place.")
     ] = False,
-    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log lines as JSON, for a log collector.")] = False,
+    log_format: Annotated[
+        LogFormat | None, typer.Option("--log-format", help="human, or json for a log collector. Without it, as set.")
+    ] = None,
 ) -> None:
     """Run the daemon: it takes in the inbox, asks for reviews, trains, judges, promotes and serves.
 
@@ -31,8 +32,10 @@ def run(
     from loop.daemon import Daemon
 
     collect_as_usual()
-    configure_logging(as_json=json_logs)
+    configure(log_format or "")
     with open_app(ctx) as app:
+        if not log_format and VARIABLE not in os.environ:
+            configure(app.settings.daemon.log_format)
         Daemon(app, take_over=take_over).run()
 
 
@@ -43,7 +46,7 @@ def tick(ctx: typer.Context, as_json: AsJson = False) -> None:
     """
     from loop.cli.driving import tick_until
 
-    configure_logging(level=logging.WARNING)
+    configure(level=logging.WARNING)
     with open_app(ctx) as app:
         reports = tick_until(app, lambda _: True)
     commands = [command for report in reports for command in report.commands]
@@ -100,39 +103,6 @@ def serve(
     from loop.cli.serving import serve_here
 
     collect_as_usual()
-    configure_logging()
+    configure()
     with open_app(ctx) as app:
         serve_here(app, port=port, host=host, token_file=token_file)
-
-
-class _Lines(logging.Formatter):
-    """One safe line an entry; a traceback stays on lines of its own."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        words = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():<7} {plain(record.getMessage())}"
-        if record.exc_info:
-            words += "\n" + plain(self.formatException(record.exc_info), lines=True)
-        return hide(words)
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": hide(record.getMessage()),
-        }
-        if record.exc_info:
-            entry["traceback"] = hide(self.formatException(record.exc_info))
-        return json_text(json.loads(json.dumps(entry)), indent=None)
-
-
-def configure_logging(*, as_json: bool = False, level: int = logging.INFO) -> None:
-    """Log to stderr: systemd and docker keep it from there."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if as_json else _Lines())
-    logger = logging.getLogger("tuneloop")
-    logger.handlers[:] = [handler]
-    logger.propagate = False
-    logger.setLevel(level)

@@ -1,0 +1,220 @@
+"""The step that needs scikit-learn: `python -m loop.fitting RUN_FOLDER`, so that the daemon never loads it.
+
+    spec.json        FreezeSpec or OpinionSpec: record ids and numbers, no text; written by the daemon
+    dataset/         dataset.jsonl and the control that was fitted on it      (freeze)
+    opinions.jsonl   one Opinion a line                                      (opinions)
+    result.json      Frozen or Opinions, written last
+    error.json       StepFailure
+
+The texts are those of the workspace that the folder lies in.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from adapters.child import Stopping, run
+from adapters.control import Control
+from adapters.specs import Message, read_lines, write_json, write_lines
+from loop import curation
+from loop.bootstrap import App, open_app
+from loop.evaluations import CONTROL
+from loop.state import Plan
+from store import queries
+from store.errors import InputError, StepError
+from store.events import CurationCount
+from store.kill_points import reached
+
+DATASET = "dataset"  # folder of what becomes the artifact
+OPINIONS = "opinions.jsonl"
+GENERAL = Path(__file__).parents[1] / "adapters" / "data" / "general.jsonl"
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a dataset artifact: no text, so that a customer can be forgotten."""
+
+    id: str  # a record, or a line of the general examples
+    label: str
+    split: Literal["train", "valid"]
+    kind: Literal["task", "general"] = "task"
+
+
+class FreezeSpec(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="freeze"):
+    """Curate the labels that stood at `up_to`, and fit the control on them."""
+
+    task: str
+    plan: Plan
+    trigger: str
+    up_to: int  # log position
+    labels_train: int  # training-side labels then
+    labels: list[str]
+    valid_share: float
+    near_duplicate: float
+    general_share: float
+    general_file: str
+    seed: int
+
+
+class OpinionSpec(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="opinions"):
+    """What a control makes of records."""
+
+    control: str  # artifact of the dataset that it was fitted on
+    ids: list[str]
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True):
+    """What `DatasetFrozen` says of a dataset, beside its spec and its address."""
+
+    train: int
+    valid: int
+    exam: int
+    hard_exam: int
+    per_class: dict[str, int]
+    curation: list[CurationCount]
+    warnings: list[str]
+
+
+class Opinion(msgspec.Struct, frozen=True):
+    """The control's label for a record, and how far its second choice lies behind (0..1)."""
+
+    id: str
+    label: str
+    margin: float
+
+
+class Opinions(msgspec.Struct, frozen=True):
+    count: int
+
+
+def fit(folder: Path, _: Stopping | None = None) -> None:
+    """Do what the folder's spec says.
+
+    Raises:
+        InputError: fewer than two classes are left to train on.
+        StepError: the spec, or the file of general examples, cannot be read.
+        ArtifactError: the control is damaged.
+    """
+    try:
+        spec = msgspec.json.decode((folder / "spec.json").read_bytes(), type=FreezeSpec | OpinionSpec)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise StepError(f"spec.json cannot be read: {error}", hint=f"Look at {folder}.") from error
+    with open_app(folder) as app:
+        app.workspace.projections.catch_up()
+        if isinstance(spec, FreezeSpec):
+            _freeze(app, spec, folder)
+        else:
+            _ask(app, spec, folder)
+
+
+# ---------------------------------------------------------------- a dataset
+
+
+def _freeze(app: App, spec: FreezeSpec, folder: Path) -> None:
+    exam = queries.labelled(app.workspace.read, spec.task, side="exam", up_to=spec.up_to)
+    exam_texts = app.workspace.texts.many([one.record_id for one in exam])
+    curated = curation.curate(
+        _training_labels(app, spec),
+        list(exam_texts.values()),
+        spec.labels,
+        valid_share=spec.valid_share,
+        near_duplicate=spec.near_duplicate,
+        seed=spec.seed,
+        out_of_fold=curation.control_out_of_fold,
+    )
+    if len({one.label for one in curated.train}) < 2:
+        raise InputError(
+            f"{spec.task} has fewer than two classes to train on", hint="`tuneloop review` labels what is queued."
+        )
+    general = _general_ids(app, spec, len(curated.train))
+    items = [Item(id=one.id, label=one.label, split="train") for one in curated.train]
+    items += [Item(id=identity, label="", split="train", kind="general") for identity in general]
+    items += [Item(id=one.id, label=one.label, split="valid") for one in curated.valid]
+    made = folder / DATASET
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(mode=0o700)
+    write_lines(made / "dataset.jsonl", items)
+    texts, labels = [one.text for one in curated.train], [one.label for one in curated.train]
+    Control.fit(texts, labels, seed=spec.seed).save(made / CONTROL)
+    reached("freeze.dataset_written")
+    hard = sum(not one.audit for one in exam)
+    mixed = CurationCount(step="general", count=len(general), detail="general examples mixed in, against forgetting")
+    frozen = Frozen(
+        train=len(curated.train),
+        valid=len(curated.valid),
+        exam=len(exam) - hard,
+        hard_exam=hard,
+        per_class=dict(Counter(labels)),
+        curation=[*curated.counts, mixed],
+        warnings=curated.warnings,
+    )
+    write_json(folder / "result.json", frozen)
+
+
+def _training_labels(app: App, spec: FreezeSpec) -> list[curation.Labelled]:
+    standing = queries.labelled(app.workspace.read, spec.task, side="train", up_to=spec.up_to)
+    texts = app.workspace.texts.many([one.record_id for one in standing])
+    answers = {
+        row.record_id: row.answer for row in queries.records(app.workspace.read, spec.task, side="train", labelled=True)
+    }
+    return [
+        curation.Labelled(
+            id=one.record_id,
+            text=texts[one.record_id],
+            label=one.label,
+            cluster=one.cluster,
+            position=one.position,
+            failure=answers.get(one.record_id) not in (None, one.label),
+        )
+        for one in standing
+        if one.record_id in texts
+    ]
+
+
+def _general_ids(app: App, spec: FreezeSpec, train: int) -> list[str]:
+    available = [f"general:{number}" for number in range(len(general_lines(app, spec.general_file)))]
+    wanted = min(len(available), curation.general_count(train, spec.general_share))
+    return random.Random(spec.seed).sample(available, wanted)  # noqa: S311
+
+
+class Chat(msgspec.Struct, frozen=True):
+    messages: list[Message]
+
+
+def general_lines(app: App, named: str) -> list[Chat]:
+    """The built-in general examples, or the user's file (OpenAI chat JSONL).
+
+    Raises:
+        StepError: the file is missing or a line is not a chat.
+    """
+    path = app.root / named if named else GENERAL
+    if not path.exists():
+        raise StepError(f"the general examples are not at {path}", hint="See training.general_file.")
+    return read_lines(path, Chat)
+
+
+# ---------------------------------------------------------------- opinions
+
+
+def _ask(app: App, spec: OpinionSpec, folder: Path) -> None:
+    control = Control.load(app.workspace.artifacts.path(spec.control) / CONTROL)
+    texts = app.workspace.texts.many(spec.ids)
+    shares = control.predict_proba(list(texts.values()))
+    write_lines(folder / OPINIONS, [_opinion(identity, one) for identity, one in zip(texts, shares, strict=True)])
+    reached("harvest.opinions_written")
+    write_json(folder / "result.json", Opinions(len(texts)))
+
+
+def _opinion(identity: str, shares: dict[str, float]) -> Opinion:
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    return Opinion(identity, ordered[0][0], ordered[0][1] - (ordered[1][1] if len(ordered) > 1 else 0.0))
+
+
+if __name__ == "__main__":
+    sys.exit(run(fit, sys.argv[1:]))
