@@ -29,6 +29,7 @@ OWNER_ONLY = 0o077  # umask of every process: what we write is the owner's alone
 LOCKED = 3  # exit code: another process works on this folder
 FAILED = 1
 NICE, MEMORY = "TUNELOOP_STEP_NICE", "TUNELOOP_STEP_MEMORY_MB"
+PARENT = "TUNELOOP_PARENT"  # id of the process that starts a child, which is to die with it
 _PR_SET_PDEATHSIG = 1
 _BUSY_SECONDS = 3.0
 
@@ -121,14 +122,18 @@ def keep_manners() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies (Linux; elsewhere nothing happens)."""
-    parent = os.getppid()
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Ask the kernel to send this process a signal when its parent dies (Linux; elsewhere nothing happens).
+
+    The parent may have died before this is reached, while Python was starting: who names itself in `PARENT` is missed
+    then, and this process ends.
+    """
+    parent = int(os.environ.pop(PARENT, "0")) or os.getppid()  # a grandchild has another parent
     try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     except (OSError, AttributeError):
         return
-    if os.getppid() != parent:  # it died before the kernel was asked
+    if os.getppid() != parent:
         raise SystemExit(0)
 
 

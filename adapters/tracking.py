@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import fcntl
 import logging
 import netrc
@@ -26,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from adapters.child import OWNER_ONLY
+from adapters.child import OWNER_ONLY, die_with_parent
 from adapters.tracking_mirror import Mirror, Mode, Options
 from store.errors import DaemonRunning, TuneloopError
 from store.keys import hide
@@ -86,11 +85,6 @@ def locked(home: Path, seconds: float, stopping: Callable[[], bool]) -> Iterator
         yield
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent ends (Linux, PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
-
-
 # ---------------------------------------------------------------- the process
 
 
@@ -142,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.umask(OWNER_ONLY)
     log_to_stderr("")
     if given.die_with_parent:
-        die_with_parent()
+        die_with_parent(signal.SIGTERM)  # it closes its runs
     stop = threading.Event()
 
     def on_signal(*_: object) -> None:

@@ -37,7 +37,8 @@ from store.kill_points import reached
 from store.log import Recorded, step_id
 
 FEEDBACK = ".feedback."
-IGNORED = (".tmp", ".part", ".partial", ".swp", "~")
+PROGRESS = ".progress"  # ends the note beside a claimed file that says how far it was read
+IGNORED = (".tmp", ".part", ".partial", ".swp", "~", PROGRESS)
 LINES_A_TICK = 5_000  # a larger file is read over several ticks
 TORN_SECONDS = 30.0  # a last line without its end may still be being written for this long
 
@@ -181,8 +182,11 @@ def _move(path: Path, target: Path, fence: Callable[[], AbstractContextManager[N
 
 
 def _claims(app: App) -> list[Path]:
-    claimed = app.workspace.paths.claimed
-    return [path for path in claimed.iterdir() if path.suffix != ".progress" and not path.name.startswith(".")]
+    paths = [path for path in app.workspace.paths.claimed.iterdir() if not path.name.startswith(".")]
+    for note in [path for path in paths if path.suffix == PROGRESS]:
+        if note.with_suffix("") not in paths:  # the file was read, and a kill came before the note was removed
+            note.unlink(missing_ok=True)
+    return [path for path in paths if path.suffix != PROGRESS]
 
 
 def _name_of(path: Path) -> str:
@@ -204,7 +208,7 @@ def _take_file(app: App, path: Path, limit: int, now: float, epoch: int | None) 
     except InputError as error:
         reader.quarantine_file(path, error.message)
         return reader.report, 1
-    progress_file = path.with_name(path.name + ".progress")
+    progress_file = path.with_name(path.name + PROGRESS)
     progress = _progress(progress_file)
     used = 0
     unfinished = False
@@ -275,6 +279,6 @@ def _progress(path: Path) -> Progress:
 
 
 def _keep(path: Path, progress: Progress) -> None:
-    temporary = path.with_name(path.name.removesuffix(".progress") + ".tmp.progress")
+    temporary = path.with_name(path.name.removesuffix(PROGRESS) + ".tmp" + PROGRESS)
     temporary.write_bytes(msgspec.json.encode(progress))
     temporary.replace(path)

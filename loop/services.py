@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from adapters.child import PARENT
 from adapters.specs import write_json
 from adapters.web_server import TOKEN_VARIABLE, url_of
 from loop.steps import MODEL_ENVIRONMENT
@@ -125,7 +126,7 @@ class Service:
             log.error("the %s cannot start: %s %s", self.name, error.message, error.hint)
             return False
         self._port_file.unlink(missing_ok=True)
-        environment = {**environment_for(self._keys), **MODEL_ENVIRONMENT}
+        environment = {**environment_for(self._keys), **MODEL_ENVIRONMENT, PARENT: str(os.getpid())}
         if self._guarded:
             self.token = environment[TOKEN_VARIABLE] = secrets.token_urlsafe(32)
         with (self._folder.parent / "logs" / f"{self.name}.log").open("ab") as output:

@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 
+from adapters.child import PARENT
 from adapters.specs import Metric, StepFailure, read_json, read_lines
 from store.events import StepKind
 from store.keys import environment_for
@@ -88,7 +89,7 @@ class Steps:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**environment_for(KEYS.get(kind, ())), **self._environment},
+                env={**environment_for(KEYS.get(kind, ())), **self._environment, PARENT: str(os.getpid())},
                 start_new_session=True,
             )
 
