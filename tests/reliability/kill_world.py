@@ -10,12 +10,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import forked
 import msgspec
+from kill_texts import FAILS as FAILS
+from kill_texts import LABELS, TASK, answer_of, answered, seeds, text
 
 from store import events as ev
 from store.rows import KEYS
@@ -23,22 +27,7 @@ from store.verify import sound, verify
 from store.workspace import Workspace
 
 HERE = Path(__file__).parent
-TASK = "tickets"
-LABELS = {"fruit": ("apple", "pear", "plum", "fig", "lime"), "metal": ("iron", "zinc", "tin", "gold", "lead")}
-# files in the workspace that tell the torch-free child how its work goes
-LOSES, FAILS, DIES_ONCE = "candidate-loses", "training-fails", "training-dies-once"
-SECONDS = 120.0  # of one run, at most
-
-
-def answer_of(text: str) -> str:
-    """The right label of a text of this world."""
-    return next((label for label, words in LABELS.items() if any(word in text.split() for word in words)), "fruit")
-
-
-def text(number: int) -> str:
-    """A text that no other number has anything near to."""
-    words = LABELS[("fruit", "metal")[number % 2]]
-    return f"{words[number % 5]} " + " ".join(f"{(number * 7919 + i * 104729) % 99991:x}" for i in range(6))
+SECONDS = 30.0  # of one run, at most; a second or two are usual
 
 
 def make(root: Path, *, model: Path | None = None, overrides: dict[str, Any] | None = None) -> Path:
@@ -76,20 +65,6 @@ def make(root: Path, *, model: Path | None = None, overrides: dict[str, Any] | N
     return root
 
 
-def seeds(count: int, start: int = 0) -> list[dict[str, Any]]:
-    return [{"id": f"s{n}", "text": text(n), "label": answer_of(text(n))} for n in range(start, start + count)]
-
-
-def answered(by: str, numbers: range, wrong: bool) -> list[dict[str, Any]]:
-    """Records that `by` has answered, all rightly or all wrongly."""
-    lines = []
-    for n in numbers:
-        right = answer_of(text(n))
-        other = next(label for label in LABELS if label != right)
-        lines.append({"id": f"p{n}", "text": text(n), "answer": other if wrong else right, "answered_by": by})
-    return lines
-
-
 def drop(root: Path, name: str, lines: list[Any], folder: str = "inbox") -> None:
     """Write a file into the inbox at once, as a rename does."""
     target = root / folder / name
@@ -106,7 +81,9 @@ def fill(root: Path, *, turns_bad: bool = True) -> None:
     drop(root, "a-examples.jsonl", [*seeds(30), b"not json\n", *seeds(30, 30), b"\xff\xfe\n"])
     records = answered("zero-shot@1", range(100, 112), wrong=False)
     records += answered(f"{TASK}-v1", range(200, 208), wrong=True) if turns_bad else []
-    drop(root, "b-production.jsonl", [*records, {"text": text(300)}, {"text": text(301)}])
+    # without an id of production's a record is named by chance: as near copies they fall where the first one fell
+    nameless = [{"text": f"{text(n)}!"} for n in (0, 1)]
+    drop(root, "b-production.jsonl", [*records, *nameless])
     if turns_bad:
         corrections = [{"id": f"p{n}", "label": answer_of(text(n))} for n in range(200, 208)]
         drop(root, "c.feedback.jsonl", [*corrections, {"id": "nobody", "label": "fruit"}])
@@ -119,27 +96,36 @@ def fill(root: Path, *, turns_bad: bool = True) -> None:
 def environment(kill: str = "", **more: str) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "TUNELOOP_"))}
     env["PYTHONPATH"] = os.pathsep.join(map(str, (HERE, HERE.parents[1])))
-    env["TUNELOOP_MODELS"] = str(HERE / "no-models")
-    env |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    env["TUNELOOP_MODELS"] = str(Path(tempfile.gettempdir(), f"tuneloop-trials-{os.getuid()}"))
+    env |= {**forked.ONE_THREAD, "WANDB_MODE": "offline"}
     return {**env, **({"TUNELOOP_KILL_AT": kill} if kill else {}), **more}
 
 
-def start(root: Path, mode: str, kill: str = "", script: str = "stub_daemon.py") -> subprocess.Popen[bytes]:
+def start(root: Path, mode: str, *options: str, kill: str = "") -> subprocess.Popen[bytes]:
+    """A daemon with the torch-free children, in a process of its own."""
     with (root / ".tuneloop" / "logs" / "daemon.log").open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, str(HERE / script), str(root), mode],
+            [sys.executable, str(HERE / "stub_daemon.py"), str(root), mode, *options],
             stdout=output, stderr=subprocess.STDOUT, env=environment(kill), cwd=root,
         )  # fmt: skip
 
 
-def run(root: Path, kill: str = "", script: str = "stub_daemon.py") -> int:
-    """Run the daemon until it rests or dies at `kill`; its exit code. Nothing it started is left afterwards."""
-    child = start(root, "rest", kill, script)
+def run(root: Path, kill: str = "", *, real: bool = False) -> int:
+    """Run the daemon until it rests or dies at `kill`; its exit code. Nothing it started is left afterwards.
+
+    Call it from a process without threads. With `real` it trains and evaluates with the real children.
+
+    Raises:
+        AssertionError: it fails, does not come to rest, or leaves processes behind.
+    """
+    import stub_daemon
+
+    modules = stub_daemon.REAL if real else stub_daemon.STUBS
+    log = root / ".tuneloop" / "logs" / "daemon.log"
+    process = forked.start(lambda: stub_daemon.serve(root, "rest", modules=modules), log, environment(kill))
     try:
-        code = child.wait(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+        code = forked.wait(process, SECONDS * (5 if real else 1))
+    except TimeoutError:
         raise AssertionError(f"{kill or 'unarmed'}: no rest after {SECONDS:.0f} s\n{logs(root)}") from None
     assert code in (0, -signal.SIGKILL), f"{kill}: exit code {code}\n{logs(root)}"
     gone(root)
@@ -189,7 +175,7 @@ def copy(template: Path, root: Path) -> Path:
 VOLATILE = {  # times, places in the log, and what depends on how often a step was begun
     "position", "up_to", "harvested_up_to", "label_position", "attempt", "resumed_from", "seconds", "epoch", "at",
     "text_digest", "kept_as", "step", "of", "loss", "annotated_at", "received_at", "labelled_at", "started_at",
-    "ended_at", "registered_at", "peak_memory_mb", "request_id", "record_id", "cluster",
+    "ended_at", "registered_at", "peak_memory_mb", "request_id", "record_id", "cluster", "latency_ms",
 }  # fmt: skip
 REPEATED = (ev.LeaseAcquired, ev.StepInterrupted, ev.TrainingProgressed)  # as often as there were processes
 STARTS = (ev.TrainingStarted, ev.EvaluationStarted)
@@ -199,8 +185,10 @@ ONCE = (
 )  # fmt: skip
 
 
-def outcome(root: Path) -> dict[str, Any]:
+def outcome(root: Path, *, timed: bool = False) -> dict[str, Any]:
     """What a workspace has come to, without times, ids and the number of attempts.
+
+    With `timed` the predictions hold real times, so that no two runs keep the same bytes of them.
 
     Raises:
         AssertionError: a step has two endings, `verify` finds damage, or something half done lies about.
@@ -211,7 +199,7 @@ def outcome(root: Path) -> dict[str, Any]:
         assert sound(findings), [one for one in findings if one.level == "fail"]
         recorded = list(workspace.log.read())
         endings = Counter(
-            (one.type, one.stream, getattr(one.event, "evaluation_id", ""))
+            (one.type, one.stream, getattr(one.event, "evaluation_id", ""), getattr(one.event, "answerer", ""))
             for one in recorded
             if isinstance(one.event, ONCE)
         )
@@ -234,7 +222,10 @@ def outcome(root: Path) -> dict[str, Any]:
                 text for (text,) in connection.exec_driver_sql("SELECT text FROM texts WHERE text IS NOT NULL")
             )
         paths = workspace.paths
-        pointers = {path.name: _plain(json.loads(path.read_bytes())) for path in paths.production.glob("*.json")}
+        pointers = {
+            path.name: _plain(json.loads(path.read_bytes())).replace(str(root), "")
+            for path in paths.production.glob("*.json")
+        }
         kept = sorted(line for path in paths.quarantine.iterdir() for line in path.read_bytes().splitlines())
         assert not [path.name for folder in (paths.claimed, paths.inbox) for path in folder.iterdir()]
         assert not [path.name for path in paths.production.iterdir() if path.suffix != ".json"]
@@ -242,10 +233,25 @@ def outcome(root: Path) -> dict[str, Any]:
         assert not rendered, f"texts are left of steps that have ended: {rendered}"
         assert not list(paths.runs.glob("*.dataset"))
         addresses = sorted(workspace.artifacts.addresses())
-    return {
+        looks = {one.event.artifact for one in recorded if isinstance(one.event, ev.EvaluationSucceeded)}
+    found = {
         "events": said, "starts": sorted(starts), "rows": rows, "texts": texts, "pointers": pointers, "kept": kept,
         "artifacts": addresses,
     }  # fmt: skip
+    return _without(found, looks) if timed else found
+
+
+def _without(value: Any, names: set[str]) -> Any:
+    """Every one of `names` is as good as another."""
+    if isinstance(value, str):
+        for name in names:
+            value = value.replace(name, "…")
+        return value
+    if isinstance(value, Counter):
+        return Counter({_without(key, names): count for key, count in value.items()})
+    if isinstance(value, dict):
+        return {key: _without(one, names) for key, one in value.items()}
+    return [_without(one, names) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _holds(path: Path, texts: list[str]) -> bool:
@@ -257,9 +263,13 @@ def _holds(path: Path, texts: list[str]) -> bool:
 
 
 def _plain(value: dict[str, Any]) -> str:
-    return json.dumps(
-        {key: one for key, one in sorted(value.items()) if key not in VOLATILE}, sort_keys=True, default=str
-    )
+    return json.dumps(_steady(value), sort_keys=True, default=str)
+
+
+def _steady(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _steady(one) for key, one in value.items() if key not in VOLATILE}
+    return [_steady(one) for one in value] if isinstance(value, list) else value
 
 
 def same(one: dict[str, Any], other: dict[str, Any], what: str) -> None:

@@ -1,4 +1,5 @@
-"""A step's child without torch: the same folder, lock, checkpoints and manners as adapters.train and adapters.evaluate.
+"""A step's child without torch and scikit-learn: the same folder, lock, checkpoints and manners as adapters.train,
+adapters.evaluate and loop.fitting.
 
 What it trains is a chain of digests over the steps, so that a step that was lost, doubled or made on other data shows
 in the adapter's weights.
@@ -12,9 +13,10 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from kill_world import DIES_ONCE, FAILS, LOSES, answer_of
+from kill_texts import DIES_ONCE, FAILS, LOSES, answer_of
 
 from adapters.child import Journal, Stopping, Unrecoverable, run
 from adapters.registry import AdapterCard, write_card
@@ -56,12 +58,15 @@ def train(folder: Path, stopping: Stopping) -> None:
         if (root / DIES_ONCE).exists() and step == steps // 2:
             (root / DIES_ONCE).unlink()
             os.kill(os.getpid(), signal.SIGKILL)
+        if step % spec.eval_every == 0 and step < steps:
+            _best(folder, step, weights)
         if step % spec.checkpoint_every == 0 or step == steps:
             _checkpoint(folder, step, weights)
         if stopping.asked:
             return
     reached("train.trained")
-    _adapter(folder, spec, weights)
+    best = max((folder / "checkpoints").glob("best-*"), key=lambda path: int(path.name.removeprefix("best-")))
+    _adapter(folder, spec, hashlib.sha256(weights + (best / "weights").read_bytes()).digest())
     write_json(
         folder / "result.json",
         TrainResult(
@@ -70,6 +75,16 @@ def train(folder: Path, stopping: Stopping) -> None:
         ),
     )  # fmt: skip
     reached("train.result_written")
+
+
+def _best(folder: Path, step: int, weights: bytes) -> None:
+    part = folder / "checkpoints" / "best.part"
+    for leftover in (part, part.with_name(f"best-{step}")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True)
+    (part / "weights").write_bytes(weights)
+    reached("train.best_written")
+    part.rename(part.with_name(f"best-{step}"))
 
 
 def _checkpoint(folder: Path, step: int, weights: bytes) -> None:
@@ -132,5 +147,45 @@ def evaluate(folder: Path, _: Stopping) -> None:
     reached("evaluate.result_written")
 
 
+class StubControl:
+    """Knows the right labels from the start; only that and the texts' digest is saved."""
+
+    def __init__(self, labels: list[str], digest: str = "") -> None:
+        self.labels, self.digest = labels, digest
+
+    @classmethod
+    def fit(cls, texts: list[str], labels: list[str], *, seed: int = 0, strength: float = 0.0) -> StubControl:
+        fitted = hashlib.sha256("\n".join([str(seed), *texts]).encode()).hexdigest()
+        return cls(sorted(set(labels)), fitted)
+
+    @classmethod
+    def load(cls, folder: Path) -> StubControl:
+        return cls(**json.loads((folder / "control.json").read_bytes()))
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "control.json").write_text(json.dumps({"labels": self.labels, "digest": self.digest}))
+
+    def predict_proba(self, texts: list[str]) -> list[dict[str, float]]:
+        return [{label: float(label == answer_of(text)) for label in self.labels} for text in texts]
+
+
+def fit(folder: Path, stopping: Stopping) -> None:
+    """loop.fitting itself, without what is scikit-learn's."""
+    from adapters import control
+    from loop import fitting
+
+    control.Control = fitting.Control = StubControl  # type: ignore[misc,assignment]
+    fitting.curation.near_to = lambda *_: set()  # near copies fall on one side in this world
+    fitting.fit(folder, stopping)
+
+
+def work_of(folder: Path) -> Callable[[Path, Stopping], None]:
+    """What the child of a run folder is to do."""
+    if (folder / "train.jsonl").exists():
+        return train
+    return evaluate if (folder / "exam.jsonl").exists() else fit
+
+
 if __name__ == "__main__":
-    sys.exit(run(train if (Path(sys.argv[-1]) / "train.jsonl").exists() else evaluate, sys.argv[1:]))
+    sys.exit(run(work_of(Path(sys.argv[-1])), sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The real daemon with children and an engine that need no torch: `stub_daemon.py ROOT rest|run`.
+"""The real daemon with children and an engine that need no torch: `stub_daemon.py ROOT rest|run [--take-over]`.
 
 `rest` ends once nothing is left to do, `run` at SIGTERM.
 """
@@ -8,20 +8,21 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-
-os.environ["TUNELOOP_KILL_ROOT"] = str(os.getpid())
 
 from loop import daemon as daemon_module
 from loop.bootstrap import App, open_app
-from loop.cli.running import configure_logging
 from loop.daemon import Daemon
+from loop.logs import configure
 from loop.policy import decide
 from loop.production import read_pointer
 from loop.services import read_endpoints
 from loop.steps import MODULES
 
-STUBS = {**MODULES, "train": "stub_child", "evaluate": "stub_child", "engine": "stub_engine", "gateway": "stub_engine"}
+CHILDREN = ("train", "evaluate", "fit")
+STUBS = {**MODULES, **dict.fromkeys(CHILDREN, "stub_child"), "engine": "stub_engine", "gateway": "stub_engine"}
+REAL = {**STUBS, **{name: MODULES[name] for name in CHILDREN}}
 
 
 def rests(app: App) -> bool:
@@ -37,24 +38,30 @@ def rests(app: App) -> bool:
     )
 
 
-def main() -> None:
-    root, mode = Path(sys.argv[1]), sys.argv[2]
-    configure_logging()
+def serve(root: Path, mode: str, *, take_over: bool = False, modules: Mapping[str, str] = STUBS) -> None:
+    """Run the loop of a workspace in this process.
+
+    Raises:
+        DaemonRunning: another daemon holds the workspace and cannot, or is not to be, fenced off.
+        StaleEpoch: another daemon has taken over (mode "rest"; mode "run" just ends).
+    """
+    os.environ["TUNELOOP_KILL_ROOT"] = str(os.getpid())
+    configure()
     daemon_module.STEP_POLL_SECONDS = 0.05
     with open_app(root) as app:
-        daemon = Daemon(app, modules=STUBS)
+        daemon = Daemon(app, take_over=take_over, modules=modules)
         if mode == "run":
             daemon.run()
             return
         try:
             while not read_endpoints(app.workspace.paths.run).engine:  # a step that needs it would pause for seconds
                 daemon._services.tend()
-                time.sleep(0.02)
+                time.sleep(0.01)
             while daemon.tick().events or not rests(app):
-                time.sleep(0.02)
+                time.sleep(0.01)
         finally:
             daemon.close()
 
 
 if __name__ == "__main__":
-    main()
+    serve(Path(sys.argv[1]), sys.argv[2], take_over="--take-over" in sys.argv)

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from kill_world import answer_of
+from kill_texts import answer_of
 
 from adapters.child import die_with_parent
 
