@@ -30,15 +30,18 @@ def tree_attention(
     branches: Packed | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """query [1, heads, T, width]; key, value [1, kv heads, T, width]; the branches cover 0..T in order.
+    """query [1, heads, T, width]; key, value [1, kv heads, P + T, width]; the branches cover 0..T in order.
 
-    Returns [1, T, heads, width].
+    The P keys at the beginning are a soft prompt's: every branch sees them. Returns [1, T, heads, width].
     """
     if branches is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     tree = branches.branches
     groups = getattr(module, "num_key_value_groups", 1)
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    virtual = key.shape[2] - query.shape[2]
+    soft = [(key[:, :, :virtual], value[:, :, :virtual])] if virtual else []
+    key, value = key[:, :, virtual:], value[:, :, virtual:]
     # split and slice once: the gradient of every slice is as large as the whole
     sizes = [branch.stop - branch.start for branch in tree]
     queries, keys, values = query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2)
@@ -46,14 +49,15 @@ def tree_attention(
     masks: dict[tuple[int, int], Tensor] = {}
     found = []
     for branch, q, k, v in zip(tree, queries, keys, values, strict=True):
-        before = 0
+        before = virtual
         for first, last in branch.path:
             if (first, last) not in shared:
                 shared[first, last] = (key[:, :, first:last], value[:, :, first:last])
             before += last - first
         if before:
-            k = torch.cat([*(shared[part][0] for part in branch.path), k], 2)
-            v = torch.cat([*(shared[part][1] for part in branch.path), v], 2)
+            path = [*soft, *(shared[part] for part in branch.path)]
+            k = torch.cat([*(one for one, _ in path), k], 2)
+            v = torch.cat([*(one for _, one in path), v], 2)
         size = (q.shape[2], before)
         if before and size not in masks:
             masks[size] = torch.ones(size[0], sum(size), dtype=torch.bool, device=q.device).tril(before)

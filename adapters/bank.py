@@ -2,7 +2,8 @@
 
 An adapter's weights are small and stay in memory; switching sets flags and copies nothing. LoRA and its kin live
 inside the model's layers. Soft prompts (prompt and prefix tuning) leave the layers alone: they only change what
-stands before the prompt, see `Bank.beginning`. Not safe for several threads.
+stands before the prompt, see `Bank.beginning`. What full fine-tuning leaves is a model of its own: it stands beside the
+base and takes as much memory again, so it is loaded only where that is free. Not safe for several threads.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from adapters import base_model, registry
+from adapters import base_model, registry, soft
 from adapters.registry import AdapterCard
 from adapters.specs import BaseModelRef
 from store.errors import ArtifactError
@@ -23,12 +24,18 @@ _FIT = "Load it on the base model it was trained on, with this version of PEFT."
 class Loaded:
     """An adapter read from disk: its PEFT configuration, its weights, and what its card says."""
 
-    def __init__(self, config: Any, weights: dict[str, Any], card: AdapterCard | None) -> None:
+    def __init__(self, config: Any, weights: dict[str, Any], card: AdapterCard | None, whole: Any = None) -> None:
         self.config = config
         self.weights = weights
         self.card = card
+        self.whole = whole  # a model of its own, after full fine-tuning; then there is neither config nor weights
         self.key = ""  # its name inside PEFT, where not every name will do
         self.soft: Any = None  # its own PEFT model where it is a soft prompt
+
+    @property
+    def kind(self) -> Any:
+        """PEFT's type; None for a whole model."""
+        return None if self.whole is not None else self.config.peft_type
 
 
 class Bank:
@@ -93,7 +100,9 @@ class Bank:
         self._counter += 1
         loaded.key = f"t{self._counter}"
         try:
-            if loaded.config.is_prompt_learning:
+            if loaded.whole is not None:
+                self._place(loaded)
+            elif loaded.config.is_prompt_learning:
                 loaded.soft = self._with_soft_prompt(loaded)
             else:
                 if self._host is not None and self._kind() != loaded.config.peft_type:
@@ -127,11 +136,15 @@ class Bank:
             ArtifactError: there is none of that name.
         """
         loaded = self._get(name) if name else None
+        if loaded is not None and loaded.whole is not None:
+            yield loaded.whole
+            return
         if loaded is None or loaded.soft is not None:
             self._switch_off()
         else:
             self._switch_on(loaded)
-        yield self.model
+        with self._precision(loaded):
+            yield self.model
 
     def beginning(self, name: str) -> tuple[Any, int]:
         """A fresh key-value cache with what stands before every prompt, and how many positions that takes.
@@ -145,17 +158,12 @@ class Bank:
         import torch
         from transformers import DynamicCache
 
-        soft = self._get(name).soft if name else None
-        if soft is None:
+        tuned = self._get(name).soft if name else None
+        if tuned is None:
             return DynamicCache(), 0
-        with self.active(name) as model, torch.inference_mode():
-            prompt = soft.get_prompt(batch_size=1)
-            if not isinstance(prompt, torch.Tensor):
-                layers = [(layer.keys.to(model.dtype), layer.values.to(model.dtype)) for layer in prompt.layers]
-                return DynamicCache(layers), prompt.get_seq_length()
-            cache = DynamicCache()
-            model(inputs_embeds=prompt.to(model.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1)
-            return cache, prompt.shape[1]
+        with self.active(name), torch.inference_mode():
+            cache = soft.beginning(tuned)
+            return cache, cache.get_seq_length()
 
     def _get(self, name: str) -> Loaded:
         if name not in self._adapters:
@@ -174,9 +182,27 @@ class Bank:
             # adapters of two kinds do not go into one PEFT model: those of this kind take the layers over
             self._clear_host()
             for other in self._adapters.values():
-                if other.config.peft_type == loaded.config.peft_type:
+                if other.kind == loaded.kind:
                     self._add_to_host(other)
         self._force(loaded.key)
+
+    def _precision(self, loaded: Loaded | None) -> contextlib.AbstractContextManager[Any]:
+        """IA3 on a 4-bit base multiplies in fp32 and leaves it so, unless autocast is on as in its training."""
+        import torch
+
+        mixed = loaded is not None and loaded.kind == "IA3" and self.ref.quantisation == "nf4"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
+
+    def _place(self, loaded: Loaded) -> None:
+        """Bring a whole model to the base's device.
+
+        Raises:
+            ArtifactError: its shape is not the base's.
+        """
+        mine, its = self.model.get_input_embeddings().weight.shape, loaded.whole.get_input_embeddings().weight.shape
+        if mine != its or self.model.config.model_type != loaded.whole.config.model_type:
+            raise ArtifactError("the model is of another architecture than this base model", hint=_FIT)
+        loaded.whole.to(self.device)
 
     def _force(self, key: str) -> None:
         self._host.set_adapter(key, inference_mode=True)
@@ -218,10 +244,10 @@ class Bank:
     def _with_soft_prompt(self, loaded: Loaded) -> Any:
         from peft import get_peft_model
 
-        soft = get_peft_model(self.model, loaded.config, loaded.key, autocast_adapter_dtype=False)
-        _fill(soft, loaded, self.model)
-        soft.prompt_encoder.to(self.device)
-        return soft.eval()
+        tuned = get_peft_model(self.model, loaded.config, loaded.key, autocast_adapter_dtype=False)
+        _fill(tuned, loaded, self.model)
+        tuned.prompt_encoder.to(self.device)
+        return tuned.eval()
 
     def _kind(self) -> Any:
         return next(iter(self._host.peft_config.values())).peft_type
@@ -233,9 +259,11 @@ def read(folder: Path, base: BaseModelRef) -> Loaded:
     Raises:
         ArtifactError: the folder is damaged, unsafe or belongs to another base.
     """
-    card = registry.describe(folder).card
-    if card is not None:
-        registry.matches(card, base)
+    info = registry.describe(folder)
+    if info.card is not None:
+        registry.matches(info.card, base)
+    if info.kind == registry.WHOLE:
+        return Loaded(None, {}, info.card, _whole(folder, info.bytes, base))
     from peft import PeftConfig
     from safetensors.torch import load_file
 
@@ -248,7 +276,49 @@ def read(folder: Path, base: BaseModelRef) -> Loaded:
     config.inference_mode = True
     if hasattr(config, "init_lora_weights"):
         config.init_lora_weights = True  # PiSSA and its kin rewrite the shared base while they initialise
-    return Loaded(config, weights, card)
+    return Loaded(config, weights, info.card)
+
+
+def _whole(folder: Path, size: int, base: BaseModelRef) -> Any:
+    """The model of a folder that full fine-tuning left, in the base's precision.
+
+    Raises:
+        ArtifactError: there is no room for it beside the base, or it cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    free = free_memory()
+    if size > free:
+        raise ArtifactError(
+            f"the model of {size >> 20} MiB does not fit beside the base model: {free >> 20} MiB are free",
+            hint="After full fine-tuning each version is a whole model: unload another one, add memory, or train LoRA.",
+        )
+    try:
+        kind = torch.float32 if base.quantisation == "fp32" else torch.bfloat16
+        return AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            dtype=kind,
+        ).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{folder} cannot be loaded: {str(error)[:200]}", hint=_FIT) from error
+
+
+def free_memory() -> int:
+    """Bytes that models can still take: of the GPU where there is one, else of this machine."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return 1 << 62
 
 
 def _fill(host: Any, loaded: Loaded, model: Any) -> None:

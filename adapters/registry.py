@@ -4,6 +4,7 @@
     adapter_model.safetensors   its weights; the header is read here, without torch, and must fit the file
     tuneloop.json               our card: the base model it was trained on, as it was served (see `AdapterCard`)
 
+Full fine-tuning leaves a whole model instead: config.json and model.safetensors (one file), with the same card.
 Other plain files (README.md, a tokenizer) may lie beside them. Pickles may not: reading one runs its code.
 """
 
@@ -24,6 +25,9 @@ from store.errors import ArtifactError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+MODEL_CONFIG = "config.json"  # of a whole model
+MODEL_WEIGHTS = "model.safetensors"
+WHOLE = "FULL"  # kind of a whole model
 CARD = "tuneloop.json"
 
 MAX_FILES = 200
@@ -34,6 +38,7 @@ MAX_RANK = 4096
 MAX_DIMENSIONS = 16
 
 _PICKLES = {".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
+_CODE = ("auto_mapping", "megatron_config")  # entries by which PEFT imports modules that the file names
 _PICKLE_STARTS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _ZIP_START = b"PK\x03\x04"  # what torch.save writes
 _BITS = {
@@ -56,7 +61,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
 class AdapterInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A folder that passed `check`."""
 
-    kind: str  # PEFT's own name: "LORA", "PREFIX_TUNING", ...
+    kind: str  # PEFT's own name: "LORA", "PREFIX_TUNING", ...; WHOLE for a model of its own
     rank: int  # 0 where the method has none
     targets: list[str]
     tensors: int
@@ -88,15 +93,17 @@ def describe(folder: Path) -> AdapterInfo:
     Raises:
         ArtifactError: says which file is wrong and how.
     """
+    whole = is_whole(folder)
+    weights = folder / (MODEL_WEIGHTS if whole else WEIGHTS)
     try:
-        total = sum(_plain_files(folder))
-        config = _config(folder)
-        tensors = read_header(folder / WEIGHTS)
+        total = sum(_plain_files(folder, (MODEL_CONFIG, MODEL_WEIGHTS) if whole else (CONFIG, WEIGHTS)))
+        config = _model_config(folder) if whole else _config(folder)
+        tensors = read_header(weights)
         card = read_card(folder) if (folder / CARD).exists() else None
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be read: {error.strerror or error}", hint=_TRAIN_AGAIN) from error
     if not tensors:
-        raise ArtifactError(f"{folder / WEIGHTS} holds no tensor", hint=_TRAIN_AGAIN)
+        raise ArtifactError(f"{weights} holds no tensor", hint=_TRAIN_AGAIN)
     targets = config.get("target_modules") or []
     return AdapterInfo(
         kind=config["peft_type"],
@@ -107,6 +114,11 @@ def describe(folder: Path) -> AdapterInfo:
         bytes=total,
         card=card,
     )
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds a whole model (full fine-tuning) instead of an adapter."""
+    return (folder / MODEL_CONFIG).exists() and not (folder / CONFIG).exists()
 
 
 def write_card(folder: Path, card: AdapterCard) -> None:
@@ -207,6 +219,8 @@ def _config(folder: Path) -> dict[str, Any]:
         raise _damaged(path, f"it is no JSON ({error})") from error
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str) or not config["peft_type"]:
         raise ArtifactError(f"{path} is no PEFT configuration: it names no peft_type", hint=_TRAIN_AGAIN)
+    if named := sorted(name for name in _CODE if config.get(name)):
+        raise ArtifactError(f"{path} names code to import ({named[0]})", hint="Remove that entry; no adapter needs it.")
     rank = config.get("r")
     if rank is not None and (type(rank) is not int or not 0 <= rank <= MAX_RANK):
         raise _damaged(path, f"r is {str(rank)[:40]}, not a whole number up to {MAX_RANK}")
@@ -217,13 +231,26 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _plain_files(folder: Path) -> Iterator[int]:
-    """Sizes of the folder's files, each checked to be plain, inside it, and no pickle."""
+def _model_config(folder: Path) -> dict[str, Any]:
+    path = folder / MODEL_CONFIG
+    try:
+        config = json.loads(_small(path))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"it is no JSON ({error})") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ArtifactError(f"{path} is no model's configuration: it names no model_type", hint=_TRAIN_AGAIN)
+    if "auto_map" in config:
+        raise ArtifactError(f"{path} names code of its own (auto_map)", hint="Only architectures of transformers load.")
+    return {"peft_type": WHOLE}
+
+
+def _plain_files(folder: Path, wanted: tuple[str, ...]) -> Iterator[int]:
+    """Sizes of the folder's files, each checked to be plain, inside it, and no pickle; those `wanted` must be there."""
     if folder.is_symlink() or not folder.is_dir():
         raise ArtifactError(
             f"{folder} is no folder", hint="An adapter is a folder as PEFT's save_pretrained writes it."
         )
-    for name in (CONFIG, WEIGHTS):
+    for name in wanted:
         if not (folder / name).exists() and not (folder / name).is_symlink():
             raise ArtifactError(
                 f"{folder} has no {name}", hint="An adapter is a folder as PEFT's save_pretrained writes it."

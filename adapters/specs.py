@@ -9,7 +9,7 @@ environment or on another machine:
     exam.jsonl          one ExamItem a line         (evaluation)
     metrics.jsonl       one Metric a line, appended by the child while it works
     checkpoints/        checkpoint-N folders, each complete only once its COMPLETE file exists
-    adapter/            a plain PEFT folder         (training)
+    adapter/            a plain PEFT folder; after full fine-tuning a whole model (training)
     predictions.jsonl   one Prediction a line       (evaluation)
     result.json         TrainResult or EvalResult, written last and atomically; its presence means done
     error.json          StepFailure, when the child could say what went wrong
@@ -32,6 +32,8 @@ from store.prompting import PromptSpec as PromptSpec
 
 Method = Literal["qlora", "lora", "full", "prefix", "prompt", "ia3"]
 Targets = Literal["attention-min", "attention", "all-linear"]
+Objective = Literal["sft", "dpo", "grpo", "rloo"]
+Profile = Literal["standard", "simple", "complex"]
 Quantisation = Literal["nf4", "bf16", "fp32"]
 Decoding = Literal["generate", "score", "classify"]
 AnswererKind = Literal["prompt", "adapter", "control"]
@@ -44,6 +46,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     messages: list[Message]
     kind: Literal["task", "general"] = "task"
     label: str = ""
+    rejected: str = ""  # what production answered instead of the label; empty: it was right, or did not answer
 
 
 class ExamItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +63,8 @@ class BaseModelRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Defaults are the document's for LoRA/QLoRA, except where a measurement is named."""
+    """Defaults are the document's for LoRA/QLoRA, except where a measurement is named; `adapters.profiles` has those
+    of other methods and objectives."""
 
     run_id: str
     task: str
@@ -69,10 +73,16 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     prompt: PromptSpec
     base: BaseModelRef
     method: Method = "qlora"
+    objective: Objective = "sft"
+    profile: Profile = "standard"  # where the values below come from, for the record
     targets: Targets = "all-linear"
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.0  # 0.05 costs 45% more time a step on CPU (measured)
+    dora: bool = False  # weight-decomposed LoRA (Liu et al. 2024)
+    rslora: bool = False  # LoRA scaled by alpha / sqrt(rank) (Kalajdzievski 2023)
+    virtual_tokens: int = 20  # of a soft prompt
+    soft_prompt_text: str = ""  # what it starts from; empty: the prompt's own instructions
     learning_rate: float = 2e-4
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.0
@@ -87,11 +97,13 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     min_valid: int = 50  # below it validation does not steer
     max_length: int = 512  # tokens
     max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False  # less memory, about a third more time
     seed: int = 1
     threads: int = 0  # 0: all cores
     samples: int = 8  # sample outputs kept at the end
-    init_adapter: str = ""  # warm start from this PEFT folder
+    init_adapter: str = ""  # warm start from this folder
     device: str = "auto"
+    notes: list[str] = []  # what was decided otherwise than asked for, and why; repeated in the result
 
 
 class AnswererSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +153,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     eval_accuracy: float | None = None
     seconds: float = 0.0
     phase: str = ""
+    reward: float | None = None  # mean over the answers of a step (reinforcement learning)
 
 
 class SampleOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +177,8 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     resumed_from: int = 0
     eval_accuracy: float | None = None
     samples: list[SampleOutput] = []
+    objective: Objective = "sft"  # what was really trained by
+    notes: list[str] = []  # for people: what was done otherwise than asked for, and why
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,8 +20,9 @@ from adapters import base_model, methods
 from adapters.calibration import temperature
 from adapters.child import Journal, Stopping, Threads, Unrecoverable, peak_memory_mb, run
 from adapters.encode import Encoded, encode
-from adapters.registry import AdapterCard, write_card
+from adapters.registry import AdapterCard, is_whole, write_card
 from adapters.specs import Example, Metric, SampleOutput, TrainResult, TrainSpec, read_json, read_lines, write_json
+from store.errors import SettingsError
 from store.kill_points import reached
 from store.labels import parse_label
 
@@ -59,7 +60,7 @@ def train(folder: Path, stopping: Stopping) -> None:
         StepError: spec.json or the examples cannot be read.
     """
     spec = read_json(folder / "spec.json", TrainSpec)
-    methods.check(spec)
+    _check(spec)
     examples = read_lines(folder / "train.jsonl", Example)
     valid = [example for example in read_lines(folder / "valid.jsonl", Example) if example.kind == "task"]
     if not examples:
@@ -70,19 +71,18 @@ def train(folder: Path, stopping: Stopping) -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     threads = Threads(folder, spec.threads)
     threads.adjust()
-    from adapters.trainer import complete_checkpoints, forget_incomplete
+    from adapters.trainer import forget_unfit
 
     checkpoints = folder / "checkpoints"
-    forget_incomplete(checkpoints)
-    done = complete_checkpoints(checkpoints)
-    resumed = done[-1] if done else 0
+    resumed = forget_unfit(checkpoints)
     journal = Journal(folder, resume_at=resumed)
     journal.write(Metric(phase="loading"))
     model, tokenizer = base_model.load(spec.base, spec.device, training=True)
-    model = methods.adapt(model, spec)
+    model = methods.adapt(model, tokenizer, spec)
     rows = [encode(tokenizer, e.messages, spec.max_length, user=_user(spec, e)) for e in examples]
     held = _labelled(tokenizer, spec, valid)
     planned = plan(spec, len(rows))
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     trainer = _trainer(spec, folder, planned, model, tokenizer, rows, held, journal, threads, stopping)
     reached("train.loaded")
 
@@ -99,6 +99,8 @@ def train(folder: Path, stopping: Stopping) -> None:
 
     reached("train.trained")
     trainer.restore_best()
+    notes = [*spec.notes, *_padded(model)]
+    methods.settle(trainer.model, spec)
     journal.write(Metric(step=steps, of=planned.steps, phase="calibrating"))
     scores = trainer.label_scores(held) if held.prompts else []
     accuracy = _accuracy(scores, held)
@@ -112,7 +114,7 @@ def train(folder: Path, stopping: Stopping) -> None:
         temperature=warmth,
         labels=spec.labels,
     )
-    _save(trainer.model, card, folder / "adapter")
+    _save(trainer.model, tokenizer, card, folder / "adapter")
     reached("train.adapter_renamed")
     losses = [line.loss for line in journal.lines if line.loss is not None]
     write_json(
@@ -126,15 +128,31 @@ def train(folder: Path, stopping: Stopping) -> None:
             stopped="plateau" if trainer.steering.stopped else "steps",
             temperature=warmth,
             peak_memory_mb=round(peak_memory_mb(), 1),
-            trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+            trainable_parameters=trainable,
             truncated=sum(row.shortened for row in rows),
             epoch_cap_exceeded=planned.epoch_cap_exceeded and steps > planned.an_epoch * spec.epochs,
             resumed_from=resumed,
             eval_accuracy=accuracy,
             samples=samples,
+            objective=spec.objective,
+            notes=notes,
         ),
     )
     reached("train.result_written")
+
+
+def _check(spec: TrainSpec) -> None:
+    try:
+        methods.check(spec)
+    except SettingsError as error:  # trying again as it is cannot help
+        raise Unrecoverable(error.message, hint=error.hint) from error
+
+
+def _padded(model: Any) -> list[str]:
+    from adapters.trainer import can_pack
+
+    reason = can_pack(methods.base_of(model))
+    return [f"trained on padded batches, several times slower: {reason}"] if reason else []
 
 
 def _user(spec: TrainSpec, example: Example) -> str:
@@ -178,11 +196,12 @@ def _trainer(
     from adapters.trainer import PackedCollator, PackedTrainer, Watch, can_pack
 
     device = base_model.resolve_device(spec.device)
-    unpackable = can_pack(model)
+    base = methods.base_of(model)
+    unpackable = can_pack(base)
     if unpackable:
         print(f"training on padded batches: {unpackable}", file=sys.stderr)
     elif device == "cpu":  # on a GPU one attention with a mask is faster than many small ones
-        model.set_attn_implementation(TREE)
+        base.set_attn_implementation(TREE)
     columns = [
         {
             "input_ids": row.tokens,
@@ -205,7 +224,7 @@ def _trainer(
         max_length=spec.max_length,
         bf16=spec.base.quantisation != "fp32",
         use_cpu=device == "cpu",
-        gradient_checkpointing=False,
+        gradient_checkpointing=spec.gradient_checkpointing,
         seed=spec.seed,
         data_seed=spec.seed,
         logging_steps=1,
@@ -237,7 +256,8 @@ def _trainer(
 
 
 def _stopped(checkpoints: Path, step: int) -> bool:
-    from adapters.trainer import STEERING, Steering
+    from adapters.checkpoints import STEERING
+    from adapters.trainer import Steering
 
     return read_json(checkpoints / f"checkpoint-{step}" / STEERING, Steering).stopped
 
@@ -281,12 +301,14 @@ def _samples(trainer: PackedTrainer, tokenizer: Any, spec: TrainSpec, examples: 
     ]
 
 
-def _save(model: Any, card: AdapterCard, folder: Path) -> None:
-    """Write the adapter as a plain PEFT folder, whole or not at all."""
+def _save(model: Any, tokenizer: Any, card: AdapterCard, folder: Path) -> None:
+    """Write what was trained as a plain folder, all of it or nothing."""
     temporary = folder.with_name(folder.name + ".part")
     for leftover in (temporary, folder):
         shutil.rmtree(leftover, ignore_errors=True)
-    model.save_pretrained(str(temporary), save_embedding_layers=False)
+    methods.save(model, temporary)
+    if is_whole(temporary):
+        tokenizer.save_pretrained(str(temporary))
     (temporary / "README.md").unlink(missing_ok=True)
     write_card(temporary, card)
     for file in temporary.iterdir():

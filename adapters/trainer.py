@@ -1,9 +1,9 @@
-"""TRL's SFTTrainer with packed micro-batches, evaluation by task accuracy, and checkpoints that survive any death."""
+"""TRL's trainers with evaluation by task accuracy and checkpoints that survive any death; SFTTrainer with packed
+micro-batches too."""
 
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +16,13 @@ from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
 
+from adapters import checkpoints, methods
 from adapters.child import Journal, Stopping, Threads, Unrecoverable, trim_memory
 from adapters.packed import label_log_likelihoods, pack
 from adapters.specs import Metric, read_json, write_json
+from store.errors import StepError
 from store.kill_points import reached
 
-COMPLETE = "COMPLETE"
-STEERING = "steering.json"
 TRIM_EVERY = 5  # steps
 KEEP = 2  # checkpoints
 # architectures whose SDPA attention takes a ready 4-D mask for all of its layers
@@ -89,8 +89,8 @@ class PackedCollator:
         return {**packed.inputs(tree=self._tree), "labels": targets, "shift_labels": targets}
 
 
-class PackedTrainer(SFTTrainer):
-    """SFTTrainer with the loss of a packed micro-batch; a padded batch takes TRL's own path.
+class Steered(Trainer):
+    """What every trainer of ours adds to TRL's; stands before it in the list of bases.
 
     Args:
         valid: what `evaluate` scores; None: it is not called.
@@ -108,13 +108,14 @@ class PackedTrainer(SFTTrainer):
         **options: Any,
     ) -> None:
         model = options["model"]
-        exact = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        exact = _exact(model)
         super().__init__(*arguments, **options)
         self.remove_callback(PrinterCallback)  # the journal tells more
-        # TRL casts the adapter of a 4-bit base to bf16, where small updates are lost to rounding
         for name, parameter in model.named_parameters():
             if name in exact:
                 parameter.data = exact[name].float()
+            elif parameter.requires_grad:
+                parameter.data = parameter.data.float()
         for module in model.modules():  # autocast casts by itself; PEFT, which does not see it on CPU, would cast twice
             if isinstance(module, BaseTunerLayer) and self.args.bf16:
                 module.cast_input_dtype_enabled = False
@@ -122,25 +123,6 @@ class PackedTrainer(SFTTrainer):
         self.steered = steered
         self.steering = Steering()
         self._patience, self._earliest = patience, earliest
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        if "logits_to_keep" not in inputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        targets = inputs["shift_labels"][0]
-        outputs = model(
-            **{key: value for key, value in inputs.items() if key not in ("labels", "shift_labels")}, use_cache=False
-        )
-        logits = outputs.logits[0].float()
-        items = len(targets) if num_items_in_batch is None else num_items_in_batch
-        loss = functional.cross_entropy(logits, targets, reduction="sum") / items
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # the gradients are averaged over the devices
-        with torch.no_grad():
-            right = (logits.argmax(dim=-1) == targets).float().mean()
-        self._metrics["train" if self.model.training else "eval"]["mean_token_accuracy"].append(float(right))
-        return (loss, outputs) if return_outputs else loss
 
     def precision(self) -> torch.autocast:
         """The precision of training, for forwards outside of its loop."""
@@ -150,7 +132,7 @@ class PackedTrainer(SFTTrainer):
     def label_scores(self, valid: LabelledPrompts) -> list[list[float]]:
         """Log-likelihood of every label for every validation prompt, in the precision of training."""
         with self.precision():
-            packed = isinstance(self.data_collator, PackedCollator)
+            packed = not can_pack(methods.base_of(self.model))
             return label_log_likelihoods(self.model, valid.prompts, valid.answers, packed=packed)
 
     def evaluate(
@@ -181,32 +163,43 @@ class PackedTrainer(SFTTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / "best.part"
         shutil.rmtree(temporary, ignore_errors=True)
-        self.model.save_pretrained(str(temporary), save_embedding_layers=False)
+        methods.save(self.model, temporary)
+        checkpoints.finish(temporary)
         shutil.rmtree(folder / f"best-{step}", ignore_errors=True)
         reached("train.best_written")
         temporary.rename(folder / f"best-{step}")
 
     def restore_best(self) -> int:
-        """Put the weights of the best evaluation back, where validation steers; returns their step, 0 for none."""
+        """Put the weights of the best evaluation back, where validation steers; returns their step, 0 for none.
+
+        Raises:
+            StepError: they are not what was written.
+        """
         step = self.steering.best_step
         if not self.steered or not step or step == self.state.global_step:
             return 0
-        self._load_from_checkpoint(str(Path(self.args.output_dir) / f"best-{step}"))
+        folder = Path(self.args.output_dir) / f"best-{step}"
+        for file, problem in checkpoints.damage(folder):
+            raise StepError(
+                f"the best weights cannot be restored: {file} {problem}", hint="The next attempt trains on."
+            )
+        self._load_from_checkpoint(str(folder))
         return step
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        methods.save(self.model, folder)  # TRL's frozen copy of the start, in a folder of its own, is made again
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if (folder / COMPLETE).exists():
+        if (folder / checkpoints.COMPLETE).exists():
             return
         Trainer._save_checkpoint(self, model, trial)
-        write_json(folder / STEERING, self.steering)
-        for file in folder.iterdir():
-            _synced(file)
+        write_json(folder / checkpoints.STEERING, self.steering)
         reached("train.checkpoint_written")
-        (folder / COMPLETE).touch()
-        _synced(folder)
+        checkpoints.finish(folder)
         reached("train.checkpoint_completed")
-        for step in complete_checkpoints(folder.parent)[:-KEEP]:
+        for step in checkpoints.marked(folder.parent)[:-KEEP]:
             shutil.rmtree(folder.parent / f"checkpoint-{step}", ignore_errors=True)
         for best in folder.parent.glob("best-*"):
             if best.name != f"best-{self.steering.best_step}":
@@ -215,8 +208,38 @@ class PackedTrainer(SFTTrainer):
     def load_checkpoint(self, folder: Path) -> None:
         """Weights and steering of a complete checkpoint (the rest is restored by `train`)."""
         self._load_from_checkpoint(str(folder))
-        self.steering = read_json(folder / STEERING, Steering)
+        self.steering = read_json(folder / checkpoints.STEERING, Steering)
         self.state.global_step = int(folder.name.removeprefix("checkpoint-"))
+
+
+def _exact(model: Any) -> dict[str, torch.Tensor]:
+    """Copies of what TRL would round: it casts the adapter of a 4-bit base to bf16, where small updates are lost."""
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return {}
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+class PackedTrainer(Steered, SFTTrainer):
+    """SFTTrainer with the loss of a packed micro-batch; a padded batch takes TRL's own path."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if "logits_to_keep" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets = inputs["shift_labels"][0]
+        outputs = model(
+            **{key: value for key, value in inputs.items() if key not in ("labels", "shift_labels")}, use_cache=False
+        )
+        logits = outputs.logits[0].float()
+        items = len(targets) if num_items_in_batch is None else num_items_in_batch
+        loss = functional.cross_entropy(logits, targets, reduction="sum") / items
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # the gradients are averaged over the devices
+        with torch.no_grad():
+            right = (logits.argmax(dim=-1) == targets).float().mean()
+        self._metrics["train" if self.model.training else "eval"]["mean_token_accuracy"].append(float(right))
+        return (loss, outputs) if return_outputs else loss
 
 
 def loss_and_accuracy(scores: Sequence[Sequence[float]], valid: LabelledPrompts) -> tuple[float, float]:
@@ -227,17 +250,14 @@ def loss_and_accuracy(scores: Sequence[Sequence[float]], valid: LabelledPrompts)
     return loss, sum(max(row) == row[target] for row, target in pairs) / len(pairs)
 
 
-def complete_checkpoints(folder: Path) -> list[int]:
-    """Steps of the complete checkpoints in `folder`, ascending."""
-    names = [path.parent.name.removeprefix("checkpoint-") for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def forget_incomplete(folder: Path) -> None:
-    """Remove checkpoints that an interrupted attempt left half written."""
+def forget_unfit(folder: Path) -> int:
+    """Remove checkpoints that are half written or damaged, also those whose best weights are; the step of the last
+    one that is left, 0 for none."""
+    fit = checkpoints.whole(folder)
     for path in folder.glob("checkpoint-*"):
-        if not (path / COMPLETE).exists():
+        if path.name not in {f"checkpoint-{step}" for step in fit}:
             shutil.rmtree(path, ignore_errors=True)
+    return fit[-1] if fit else 0
 
 
 class Watch(TrainerCallback):
@@ -282,6 +302,7 @@ class Watch(TrainerCallback):
                     loss=loss if finite else None,
                     learning_rate=logs.get("learning_rate"),
                     grad_norm=_finite(logs.get("grad_norm")),
+                    reward=logs.get("reward"),
                     phase="train",
                 )
             )
@@ -309,11 +330,3 @@ def runaway(losses: Sequence[float], *, warmup: int, window: int = 5) -> str:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _synced(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

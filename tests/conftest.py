@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from adapters.child import Stopping
 
 # shared machines stall: a slow example is no wrong one
 settings.register_profile("tuneloop", deadline=None)
@@ -19,6 +25,20 @@ TINY_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+@pytest.fixture
+def stopping() -> Iterator[Stopping]:
+    """What a step's child stops by, in this process: signal handlers and threads are put back afterwards."""
+    from adapters.child import Stopping
+
+    torch = pytest.importorskip("torch")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    threads = torch.get_num_threads()
+    yield Stopping()
+    torch.set_num_threads(threads)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

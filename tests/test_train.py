@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
+from train_world import PROMPT, example, training_folder
 
 from adapters import base_model
 from adapters.child import FAILED, LOCKED, Stopping, Unrecoverable
@@ -20,71 +19,17 @@ from adapters.registry import read_card
 from adapters.specs import (
     BaseModelRef,
     Example,
-    Message,
     Metric,
-    PromptSpec,
     StepFailure,
     TrainResult,
     TrainSpec,
     read_json,
     read_lines,
-    write_json,
     write_lines,
 )
 from adapters.train import train
 
 torch = pytest.importorskip("torch")
-
-LABELS = ["urgent", "billing", "general"]
-PROMPT = PromptSpec(name="p@1", digest="", system="Classify the ticket. Answer: urgent, billing or general.")
-WORDS = {"urgent": "everything is down", "billing": "the invoice is wrong", "general": "thank you very much"}
-
-
-def _example(number: int, label: str) -> Example:
-    text = f"{WORDS[label]} {number}"
-    return Example(id=f"t{number}", messages=PROMPT.messages(text, label), label=label)
-
-
-def _folder(root: Path, model: Path, *, quantisation: Any = "nf4", valid: int = 6, **changes: Any) -> Path:
-    root.mkdir(parents=True)
-    examples = [_example(i, LABELS[i % 3]) for i in range(22)]
-    examples.append(
-        Example(id="g1", kind="general", messages=[Message("user", "2 + 2?"), Message("assistant", "It is 4.")])
-    )
-    examples.append(_example(99, "billing"))
-    write_lines(root / "train.jsonl", examples)
-    write_lines(root / "valid.jsonl", [_example(100 + i, LABELS[i % 3]) for i in range(valid)])
-    spec = TrainSpec(
-        run_id=root.name,
-        task="tickets",
-        adapter="tickets-v1",
-        labels=LABELS,
-        prompt=PROMPT,
-        base=base_model.reference(model, quantisation),
-        method="qlora" if quantisation == "nf4" else "lora",
-        batch_size=8,
-        micro_batch_size=4,
-        rank=4,
-        alpha=8,
-        learning_rate=5e-3,
-        eval_every=5,
-        checkpoint_every=5,
-        samples=2,
-        threads=1,
-        device="cpu",
-    )
-    write_json(root / "spec.json", msgspec.structs.replace(spec, **changes))
-    return root
-
-
-@pytest.fixture
-def stopping() -> Iterator[Stopping]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    threads = torch.get_num_threads()
-    yield Stopping()
-    torch.set_num_threads(threads)
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
@@ -113,7 +58,7 @@ def _weights(folder: Path) -> dict[str, Any]:
 def test_a_run_gives_a_plain_peft_adapter_and_says_how_it_went(
     tiny_model: Path, tmp_path: Path, stopping: Stopping
 ) -> None:
-    folder = _folder(tmp_path / "r1", tiny_model, max_steps=20)
+    folder = training_folder(tmp_path / "r1", tiny_model, max_steps=20)
     train(folder, stopping)
     result = read_json(folder / "result.json", TrainResult)
     assert (result.steps, result.stopped, result.epochs) == (20, "steps", round(20 / 3, 3))
@@ -142,10 +87,10 @@ def test_a_run_gives_a_plain_peft_adapter_and_says_how_it_went(
 
 def test_killed_and_stopped_it_goes_on_as_if_nothing_had_happened(tiny_model: Path, tmp_path: Path) -> None:
     steps = {"max_steps": 40, "dropout": 0.1}  # dropout: the random state counts too
-    unharmed = _folder(tmp_path / "unharmed", tiny_model, **steps)
+    unharmed = training_folder(tmp_path / "unharmed", tiny_model, **steps)
     assert _start(unharmed).wait(120) == 0
 
-    harmed = _folder(tmp_path / "harmed", tiny_model, **steps)
+    harmed = training_folder(tmp_path / "harmed", tiny_model, **steps)
     first = _start(harmed)
     _wait_for(harmed / "checkpoints" / "checkpoint-10" / "COMPLETE", first)
     first.send_signal(signal.SIGKILL)
@@ -179,7 +124,7 @@ def test_killed_and_stopped_it_goes_on_as_if_nothing_had_happened(tiny_model: Pa
 
 
 def test_it_dies_with_its_parent(tiny_model: Path, tmp_path: Path) -> None:
-    folder = _folder(tmp_path / "r1", tiny_model, max_steps=2000, min_steps=2000)
+    folder = training_folder(tmp_path / "r1", tiny_model, max_steps=2000, min_steps=2000)
     program = (
         "import subprocess, sys, time\n"
         f"child = subprocess.Popen([sys.executable, '-m', 'adapters.train', {str(folder)!r}])\n"
@@ -212,7 +157,7 @@ def test_it_dies_with_its_parent(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_a_missing_model_is_told_in_error_json(tmp_path: Path, tiny_model: Path) -> None:
     gone = BaseModelRef(path=str(tmp_path / "gone"), digest="sha256-0")
-    folder = _folder(tmp_path / "r1", tiny_model, base=gone)
+    folder = training_folder(tmp_path / "r1", tiny_model, base=gone)
     assert _start(folder).wait(60) == FAILED
     failure = read_json(folder / "error.json", StepFailure)
     assert "base model" in failure.message
@@ -220,14 +165,14 @@ def test_a_missing_model_is_told_in_error_json(tmp_path: Path, tiny_model: Path)
 
 
 def test_divergence_is_stopped_with_its_reason(tiny_model: Path, tmp_path: Path, stopping: Stopping) -> None:
-    folder = _folder(tmp_path / "r1", tiny_model, learning_rate=1e38, max_steps=60)
+    folder = training_folder(tmp_path / "r1", tiny_model, learning_rate=1e38, max_steps=60)
     with pytest.raises(Unrecoverable, match="diverged") as caught:
         train(folder, stopping)
     assert "learning_rate" in caught.value.hint
 
 
 def test_a_plateau_ends_it_and_the_best_weights_are_kept(tiny_model: Path, tmp_path: Path, stopping: Stopping) -> None:
-    folder = _folder(
+    folder = training_folder(
         tmp_path / "r1", tiny_model, valid=6, min_valid=6, patience=2, eval_every=2, min_steps=8, max_steps=60
     )
     train(folder, stopping)
@@ -241,17 +186,17 @@ def test_a_plateau_ends_it_and_the_best_weights_are_kept(tiny_model: Path, tmp_p
 
 
 def test_long_tickets_are_shortened_and_counted(tiny_model: Path, tmp_path: Path, stopping: Stopping) -> None:
-    folder = _folder(tmp_path / "r1", tiny_model, max_length=120, max_steps=2, min_steps=1, samples=0)
+    folder = training_folder(tmp_path / "r1", tiny_model, max_length=120, max_steps=2, min_steps=1, samples=0)
     long = Example(id="long", messages=PROMPT.messages("word " * 400, "urgent"), label="urgent")
-    write_lines(folder / "train.jsonl", [_example(1, "billing"), long])
+    write_lines(folder / "train.jsonl", [example(1, "billing"), long])
     train(folder, stopping)
     assert read_json(folder / "result.json", TrainResult).truncated == 1
 
 
 def test_it_starts_from_another_adapter(tiny_model: Path, tmp_path: Path, stopping: Stopping) -> None:
-    first = _folder(tmp_path / "r1", tiny_model, max_steps=4, samples=0)
+    first = training_folder(tmp_path / "r1", tiny_model, max_steps=4, samples=0)
     train(first, stopping)
-    second = _folder(
+    second = training_folder(
         tmp_path / "r2", tiny_model, max_steps=1, learning_rate=1e-9, samples=0, init_adapter=str(first / "adapter")
     )
     train(second, stopping)
@@ -267,7 +212,7 @@ def test_its_losses_are_those_of_trl_on_padded_batches(tiny_model: Path, tmp_pat
     from adapters.encode import encode
     from adapters.methods import adapt
 
-    folder = _folder(tmp_path / "r1", tiny_model, quantisation="fp32", max_steps=6, valid=0, samples=0)
+    folder = training_folder(tmp_path / "r1", tiny_model, quantisation="fp32", max_steps=6, valid=0, samples=0)
     train(folder, stopping)
     ours = [line.loss for line in read_lines(folder / "metrics.jsonl", Metric) if line.loss is not None]
 
@@ -295,7 +240,9 @@ def test_its_losses_are_those_of_trl_on_padded_batches(tiny_model: Path, tmp_pat
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = SFTTrainer(model=adapt(model, spec), args=config, processing_class=tokenizer, train_dataset=data)
+    trainer = SFTTrainer(
+        model=adapt(model, tokenizer, spec), args=config, processing_class=tokenizer, train_dataset=data
+    )
     trainer.train()
     theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert ours == pytest.approx(theirs, rel=1e-4)

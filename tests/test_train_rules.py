@@ -20,7 +20,7 @@ from adapters.calibration import temperature
 from adapters.child import Journal, Threads
 from adapters.specs import BaseModelRef, Metric, PromptSpec, TrainSpec, read_lines
 from adapters.train import plan
-from store.errors import ModelError
+from store.errors import ModelError, SettingsError
 
 
 def _spec(**changes: Any) -> TrainSpec:
@@ -101,19 +101,31 @@ class TestMethods:
     @pytest.mark.parametrize(
         ("changes", "word"),
         [
-            ({"method": "full"}, "4-bit"),
-            ({"method": "prefix"}, "not available"),
-            ({"method": "ia3"}, "not available"),
-            ({"method": "lora"}, "QLoRA"),
-            ({"base": BaseModelRef(path="/nowhere", digest="", quantisation="bf16")}, "4-bit base"),
-            ({"batch_size": 16, "micro_batch_size": 5}, "micro-batches"),
-            ({"init_adapter": "/no/adapter"}, "no adapter"),
+            ({"method": "full"}, "method: .*4-bit"),
+            ({"method": "lora"}, "method: .*QLoRA"),
+            ({"base": BaseModelRef(path="/nowhere", digest="", quantisation="bf16")}, "method: .*4-bit base"),
+            ({"method": "prefix", "gradient_checkpointing": True}, "gradient_checkpointing: "),
+            ({"method": "prompt", "dora": True}, "dora: "),
+            ({"method": "ia3", "rslora": True}, "rslora: "),
+            ({"method": "ia3", "targets": "attention-min"}, "targets: .*never queries"),
+            ({"method": "ia3", "objective": "dpo"}, "objective: "),
+            ({"method": "prompt", "objective": "grpo"}, "objective: "),
+            ({"batch_size": 16, "micro_batch_size": 5}, "micro_batch_size: "),
         ],
     )
     def test_what_cannot_be_is_refused_before_anything_is_loaded(self, changes: dict[str, Any], word: str) -> None:
-        with pytest.raises(ModelError, match=word) as caught:
+        with pytest.raises(SettingsError, match=word) as caught:
             methods.check(_spec(**changes))
         assert caught.value.hint
+
+    def test_an_adapter_to_start_from_must_be_there(self) -> None:
+        with pytest.raises(ModelError, match="no adapter"):
+            methods.check(_spec(init_adapter="/no/adapter"))
+
+    def test_a_record_claims_no_setting_that_was_not_used(self) -> None:
+        assert "rank" in methods.unused(_spec(method="prompt"))
+        assert "virtual_tokens" not in methods.unused(_spec(method="prompt"))
+        assert not {"rank", "targets"} & methods.unused(_spec())
 
     def test_the_defaults_are_the_documents(self) -> None:
         spec = _spec()

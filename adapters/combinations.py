@@ -1,0 +1,121 @@
+"""What goes together: methods, targets, objectives and the base's quantisation. Pure, no torch.
+
+Settings are checked by it when they are read, and a training checks its spec again before it loads anything.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from adapters.specs import Method, Objective, Quantisation, Targets
+
+LORA = frozenset[Method](("qlora", "lora"))
+SOFT = frozenset[Method](("prefix", "prompt"))
+SAMPLED = frozenset[Objective](("grpo", "rloo"))  # reinforcement learning: groups of answers to one prompt
+
+
+class Choice(Protocol):
+    """What a spec and a task's training settings have in common."""
+
+    @property
+    def method(self) -> Method: ...
+    @property
+    def objective(self) -> Objective: ...
+    @property
+    def targets(self) -> Targets: ...
+    @property
+    def dora(self) -> bool: ...
+    @property
+    def rslora(self) -> bool: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def micro_batch_size(self) -> int: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a choice cannot be trained: the setting to look at ("training." left out), what is wrong, what to do."""
+
+    key: str
+    reason: str
+    hint: str
+
+
+def refusal(choice: Choice, quantisation: Quantisation) -> Refusal | None:
+    """What is impossible about a choice; None when nothing is.
+
+    Args:
+        choice: a TrainSpec or a task's training settings.
+        quantisation: of the base model.
+    """
+    for rule in (_method, _options, _objective, _batch):
+        found = rule(choice, quantisation)
+        if found is not None:
+            return found
+    return None
+
+
+def _method(choice: Choice, quantisation: Quantisation) -> Refusal | None:
+    if choice.method == "full" and quantisation == "nf4":
+        return Refusal(
+            "method",
+            "full fine-tuning of 4-bit weights is impossible: they cannot be updated",
+            'Set `quantisation = "bf16"` in [model], or `method = "qlora"`.',
+        )
+    if choice.method == "qlora" and quantisation != "nf4":
+        return Refusal(
+            "method",
+            f"QLoRA trains on a 4-bit base, not on {quantisation}",
+            'Set `quantisation = "nf4"` in [model], or `method = "lora"`.',
+        )
+    if choice.method == "lora" and quantisation == "nf4":
+        return Refusal(
+            "method", "LoRA on a 4-bit base is QLoRA", 'Set `method = "qlora"`, or `quantisation = "bf16"` in [model].'
+        )
+    return None
+
+
+def _options(choice: Choice, quantisation: Quantisation) -> Refusal | None:
+    for key in ("dora", "rslora"):
+        if getattr(choice, key) and choice.method not in LORA:
+            return Refusal(
+                key, f'{key} is a kind of LoRA, not of "{choice.method}"', f'Set `{key} = false`, or `method = "lora"`.'
+            )
+    if choice.method == "ia3" and choice.targets == "attention-min":
+        return Refusal(
+            "targets",
+            "IA3 scales keys, values and the feed-forward layer, never queries",
+            'Set `targets = "all-linear"`, or "attention" for keys and values alone.',
+        )
+    if choice.method in SOFT and choice.gradient_checkpointing:
+        return Refusal(
+            "gradient_checkpointing",
+            "a soft prompt lies in the cache of keys and values, which gradient checkpointing drops",
+            "Set `gradient_checkpointing = false`, or another method.",
+        )
+    return None
+
+
+def _objective(choice: Choice, quantisation: Quantisation) -> Refusal | None:
+    if choice.objective != "sft" and choice.method not in LORA:
+        return Refusal(
+            "objective",
+            f'"{choice.objective}" compares the adapter with its own start, which is built for LoRA, not for '
+            f'"{choice.method}"',
+            'Set `objective = "sft"`, or `method = "qlora"`.',
+        )
+    return None
+
+
+def _batch(choice: Choice, quantisation: Quantisation) -> Refusal | None:
+    if choice.batch_size % choice.micro_batch_size:
+        return Refusal(
+            "micro_batch_size",
+            f"a batch of {choice.batch_size} cannot be made of micro-batches of {choice.micro_batch_size}",
+            "Let `micro_batch_size` divide `batch_size`.",
+        )
+    return None
