@@ -27,6 +27,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from adapters.combinations import refusal
+from adapters.profiles import defaults
+from adapters.specs import Method, Objective, Profile, Targets
 from loop.manners import parse_window
 from store.errors import SettingsError
 
@@ -100,10 +103,10 @@ class DaemonSettings(Section):
         default=200.0, ge=0, description="requests a second from one address, twice as many at once; 0: no limit"
     )
     gateway_rate_all: float = Field(default=1000.0, ge=0, description="and from all together; 0: no limit")
+    log_format: Literal["human", "json"] = Field(default="human", description="of log lines; json for a collector")
     tick_seconds: float = Field(default=5.0, gt=0, description="the daemon looks again at least this often")
     rescan_seconds: float = Field(
         default=30.0, gt=0, description="the inbox is listed again this often, whatever was notified"
-    log_format: Literal["human", "json"] = Field(default="human", description="of log lines; json for a collector")
     )
     settle_seconds: float = Field(
         default=2.0, ge=0, description="a file in the inbox is taken once unchanged for this long"
@@ -251,16 +254,24 @@ class TriggerSettings(Section):
 
 
 class TrainingSettings(Section):
-    method: Literal["qlora", "lora", "full", "prefix", "prompt", "ia3"] = Field(
-        default="qlora", description="see the README"
+    """What is not set comes from `adapters.profiles`, by method, objective and profile."""
+
+    method: Method = Field(default="qlora", description="qlora, lora, full, prefix, prompt or ia3: docs/methods.md")
+    objective: Objective = Field(
+        default="sft", description="sft: the labels; dpo: labels against wrong answers; grpo, rloo: a reward"
     )
-    targets: Literal["attention-min", "attention", "all-linear"] = Field(
-        default="all-linear", description="layers with LoRA"
+    profile: Profile = Field(default="standard", description="simple: rank 8; standard: 16; complex: 32")
+    targets: Targets = Field(
+        default="all-linear", description="layers with LoRA or IA3: attention-min (q and v), attention, all-linear"
     )
     rank: int = Field(default=16, ge=1, le=1024, description="LoRA rank: 4-8 simple tasks, 16 default, 32-64 complex")
     alpha: int = Field(default=32, ge=1, description="LoRA scale")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="LoRA dropout")
-    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="peak, cosine schedule")
+    dora: bool = Field(default=False, description="LoRA with magnitudes of its own: slower, at times better")
+    rslora: bool = Field(default=False, description="LoRA scaled by alpha / sqrt(rank), for high ranks")
+    virtual_tokens: int = Field(default=20, ge=1, le=1000, description="length of a soft prompt (prefix, prompt)")
+    soft_prompt_text: str = Field(default="", description="what it starts as; empty: the prompt's instructions")
+    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="peak, cosine schedule; by method if not set")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="LoRA: 0 to 0.01; full: 0.01 to 0.1")
     batch_size: int = Field(default=16, ge=1, description="effective")
@@ -276,6 +287,7 @@ class TrainingSettings(Section):
     )
     max_length: int = Field(default=512, ge=16, description="tokens; a longer ticket is shortened in its middle")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
+    gradient_checkpointing: bool = Field(default=False, description="less memory, more time; for large models")
     seed: int = Field(default=1, ge=0, description="of training")
     threads: int = Field(default=0, ge=0, description="0: all cores")
     samples: int = Field(default=8, ge=0, description="sample outputs kept")
@@ -284,6 +296,14 @@ class TrainingSettings(Section):
     general_file: str = Field(default="", description="JSONL of chat messages; empty: the built-in general examples")
     valid_share: float = Field(default=0.15, ge=0, lt=1, description="of the training side, for validation")
     max_attempts: int = Field(default=3, ge=1, description="before a failing run is parked")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_method(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        chosen = (values.get(name, cls.model_fields[name].default) for name in ("method", "objective", "profile"))
+        return {**defaults(*chosen), **values}
 
 
 class GateSettings(Section):
@@ -412,13 +432,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _methods(self) -> Settings:
         for name, task in self.tasks.items():
-            if task.training.method == "qlora" and self.model.quantisation != "nf4":
-                raise ValueError(
-                    f"tasks.{name}.training.method is 'qlora', which needs model.quantisation = 'nf4' "
-                    f"(with {self.model.quantisation!r} say 'lora')"
-                )
-            if task.training.method == "full" and self.model.quantisation == "nf4":
-                raise ValueError(f"tasks.{name}.training.method is 'full': 4-bit weights cannot be trained")
+            found = refusal(task.training, self.model.quantisation)
+            if found is not None:
+                raise ValueError(f"tasks.{name}.training.{found.key}: {found.reason}. {found.hint}")
         return self
 
     def task(self, name: str) -> TaskSettings:

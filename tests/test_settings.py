@@ -34,6 +34,42 @@ def test_labels_alone_are_enough(tmp_path: Path) -> None:
         settings.task("mails")
 
 
+class TestProfiles:
+    def _training(
+        self, root: Path, lines: str, quantisation: str = "nf4", env: dict[str, str] | None = None
+    ) -> TrainingSettings:
+        text = (
+            f'[model]\nquantisation = "{quantisation}"\n[tasks.t]\nlabels = ["a", "b"]\n[tasks.t.training]\n{lines}\n'
+        )
+        return load(write(root, text), env or {}).task("t").training
+
+    def test_full_fine_tuning_has_a_column_of_its_own(self, tmp_path: Path) -> None:
+        lora = self._training(tmp_path, "")
+        full = self._training(tmp_path, 'method = "full"', "bf16")
+        assert 1e-4 <= lora.learning_rate <= 5e-4 and 0 <= lora.weight_decay <= 0.01
+        assert 1e-5 <= full.learning_rate <= 5e-5 and 0.01 <= full.weight_decay <= 0.1
+        assert full.epochs <= 3
+
+    def test_rank_follows_the_profile(self, tmp_path: Path) -> None:
+        ranks = {
+            name: self._training(tmp_path, f'profile = "{name}"').rank for name in ("simple", "standard", "complex")
+        }
+        assert ranks["simple"] in range(4, 9) and ranks["standard"] == 16 and ranks["complex"] in range(32, 65)
+
+    def test_what_is_set_wins_from_file_and_environment(self, tmp_path: Path) -> None:
+        chosen = self._training(
+            tmp_path, 'profile = "complex"\nrank = 48\nmethod = "full"', "bf16",
+            {"TUNELOOP_TASKS__T__TRAINING__LEARNING_RATE": "3e-5"},
+        )  # fmt: skip
+        assert (chosen.rank, chosen.alpha, chosen.learning_rate) == (48, 64, 3e-5)
+
+    def test_the_trainings_spec_takes_every_setting(self) -> None:
+        from adapters.specs import TrainSpec
+
+        own = {"general_share", "general_file", "valid_share", "max_attempts"}
+        assert set(TrainingSettings.model_fields) - own <= set(TrainSpec.__struct_fields__)
+
+
 def test_the_written_file_loads_and_shows_every_key(tmp_path: Path) -> None:
     text = default_toml(
         LABELS, label_descriptions={"urgent": 'harm "now" \\ soon'}, overrides={"training": {"rank": 8}}
@@ -124,8 +160,10 @@ def test_an_unknown_key_never_shows_its_value(tmp_path: Path) -> None:
         ("[model]\n", ["'tasks' is missing"]),
         ("tasks = 3\n", ["'tasks' is 3"]),
         ("[tasks.t\n", ["no valid TOML", "line 1"]),
-        ('[tasks.t]\nlabels = ["a", "b"]\n[model]\nquantisation = "bf16"\n', ["qlora", "nf4"]),
-        ('[tasks.t]\nlabels = ["a", "b"]\ntraining.method = "full"\n', ["4-bit"]),
+        ('[tasks.t]\nlabels = ["a", "b"]\n[model]\nquantisation = "bf16"\n', ["training.method", "4-bit"]),
+        ('[tasks.t]\nlabels = ["a", "b"]\ntraining.method = "full"\n', ["tasks.t.training.method", "4-bit"]),
+        ('[tasks.t]\nlabels = ["a", "b"]\ntraining = {method = "ia3", dora = true}\n', ["tasks.t.training.dora"]),
+        ('[tasks.t]\nlabels = ["a", "b"]\ntraining.micro_batch_size = 7\n', ["tasks.t.training.micro_batch_size"]),
     ],
 )
 def test_wrong_values_are_told(tmp_path: Path, text: str, parts: list[str]) -> None:
