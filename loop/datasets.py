@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from adapters.methods import unused
 from adapters.specs import BaseModelRef, Example, TrainSpec, read_json, read_lines, write_json, write_lines
 from loop import fitting
 from loop.answerers import training_prompt
@@ -266,9 +267,11 @@ def prepare_training(app: App, cycle: Cycle, rules: TaskSettings, base: BaseMode
 
 
 def hyperparameters(spec: TrainSpec) -> dict[str, float | int | str | bool]:
-    """The scalar settings of a run, as its event records them."""
-    named = msgspec.structs.asdict(spec)
-    return {name: value for name, value in named.items() if isinstance(value, float | int | str | bool)}
+    """The scalar settings of a run, as its event records them; none that says nothing about its method."""
+    named, idle = msgspec.structs.asdict(spec), unused(spec)
+    return {
+        name: value for name, value in named.items() if name not in idle and isinstance(value, float | int | str | bool)
+    }
 
 
 def training_spec(

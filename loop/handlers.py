@@ -25,6 +25,7 @@ from loop.state import GPU_NEEDED, SHUTDOWN, Cycle, TaskState
 from loop.steps import Progress, Steps, forget_ending, forget_texts
 from store import events as ev
 from store import queries
+from store.disk import has_room
 from store.errors import ModelError, StepError, TuneloopError
 from store.kill_points import reached
 from store.log import Draft, Recorded, step_id
@@ -169,6 +170,8 @@ def watch_step(context: Context, command: cmd.WatchStep) -> list[Recorded]:
         try:
             return context.append(finish(context, command, cycle, folder), cause=cause)
         except TuneloopError as error:
+            if not has_room(folder):
+                raise
             return context.append([_failed(context, command, cycle, error.message, retry=True)], cause=cause)
     if progress.failure is not None:
         reached("step.failure_seen")
@@ -230,6 +233,7 @@ def _finish_training(context: Context, command: cmd.WatchStep, cycle: Cycle, fol
         peak_memory_mb=round(result.peak_memory_mb, 1),
         stopped=result.stopped,
         samples=[{"id": one.id, "expected": one.expected, "answered": one.answered} for one in result.samples],
+        notes=result.notes,
     )
     reached("train.adapter_kept")
     return [_run_draft(event)]

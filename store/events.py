@@ -221,6 +221,7 @@ class TrainingSucceeded(Event, frozen=True, kw_only=True):
     peak_memory_mb: float
     stopped: str  # why it ended: "steps", "plateau"
     samples: list[dict[str, str]] = []  # record id, expected, answered
+    notes: list[str] = []  # what was done otherwise than asked for, and why
 
 
 class TrainingFailed(Event, frozen=True, kw_only=True):

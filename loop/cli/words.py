@@ -43,6 +43,7 @@ def _training_done(event: ev.TrainingSucceeded) -> str:
     accuracy = f", validation {percent(event.eval_accuracy)}" if event.eval_accuracy is not None else ""
     return (
         f"{event.steps} steps in {event.seconds:.0f} s, loss {event.train_loss:.3f}{accuracy}, ended by {event.stopped}"
+        + "".join(f"; {note}" for note in event.notes)
     )
 
 
