@@ -37,6 +37,8 @@ def follow(
     told: list[Message] = []
     for name in [*episodes, *(one for one in faults if one not in episodes)]:
         one = episodes.get(name) or Episode(detail=faults[name], since=now)
+        if one.since > now:  # the clock was set back
+            one = msgspec.structs.replace(one, since=now)
         if name in faults:
             one = msgspec.structs.replace(one, detail=faults[name], clear_since=None)
             if not one.told and _lasted(one.since, now, after_seconds):
@@ -46,7 +48,7 @@ def follow(
             continue
         if not one.told:
             continue  # it passed before anybody was told
-        clear_since = one.clear_since or now
+        clear_since = min(one.clear_since or now, now)
         if _lasted(clear_since, now, after_seconds):
             told.append(_message(name, one, now, over=True))
         else:

@@ -6,28 +6,24 @@ import os
 import shutil
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 import httpx
-import msgspec
 
 from loop.bootstrap import App
+from loop.health import mirror_lag
 from loop.notify.messages import Teller
 from loop.services import read_endpoints
 
 PROBE_SECONDS = 3.0
 
 
-class _Cursor(msgspec.Struct):
-    position: int = 0
-
-
 def faults(app: App, teller: Teller, now: datetime) -> dict[str, str]:
     """Name -> one sentence of everything that is wrong, for `health.follow`."""
-    return dict([*_services(app), *_mirror(app, now), *_disk(app), *_told(teller, now)])
+    return dict([*services(app), *_mirror(app, now), *_disk(app), *_told(teller, now)])
 
 
-def _services(app: App) -> Iterator[tuple[str, str]]:
+def services(app: App) -> Iterator[tuple[str, str]]:
+    """Engine and gateway, where they are not up or do not answer."""
     places = read_endpoints(app.workspace.paths.run)
     for name, url, path in (("engine", places.engine, "/v1/models"), ("gateway", places.gateway, "/health")):
         if not url:
@@ -47,20 +43,9 @@ def _mirror(app: App, now: datetime) -> Iterator[tuple[str, str]]:
     rules = app.settings.wandb
     if not rules.enabled or resolve_mode(rules.mode, os.environ) == "disabled":
         return
-    after = _position(app.workspace.paths.wandb / "cursor.json")
-    oldest = next(app.workspace.log.read(after, 1), None)
-    if oldest is None:
-        return
-    if (now - oldest.recorded_at).total_seconds() > app.settings.alerts.wandb_behind_seconds:
-        missing = app.workspace.log.head().position - after
+    missing, oldest = mirror_lag(app)
+    if oldest is not None and (now - oldest).total_seconds() > app.settings.alerts.wandb_behind_seconds:
         yield "weights-and-biases", f"{missing} events are not mirrored yet."
-
-
-def _position(path: Path) -> int:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_Cursor).position
-    except (OSError, msgspec.MsgspecError):
-        return 0
 
 
 def _disk(app: App) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,8 @@ class Box(msgspec.Struct, kw_only=True, omit_defaults=True):
     waiting: list[Message] = []
     failures: int = 0  # in a row
     failing_since: datetime | None = None
+    tried_at: datetime | None = None  # the last time that failed
+    failing_for: float = 0.0  # seconds, as far as the clock is believed: see `failed`
     next_try: datetime | None = None
     last_error: str = ""
     delivered: int = 0
@@ -49,7 +51,9 @@ class Outbox:
         self._patience = timedelta(hours=give_up_hours)
         self._lock = threading.Lock()
         # a new process tries at once: who restarts it may just have mended the address
-        self._box = msgspec.structs.replace(read_box(path), failures=0, failing_since=None, next_try=None)
+        self._box = msgspec.structs.replace(
+            read_box(path), failures=0, failing_since=None, tried_at=None, failing_for=0.0, next_try=None
+        )
 
     @property
     def is_new(self) -> bool:
@@ -75,15 +79,17 @@ class Outbox:
         """The oldest message, when it may be tried now; those that were tried for too long are given up first."""
         with self._lock:
             kept = self._box.waiting
-            since = self._box.failing_since
-            if since is not None and now - since >= self._patience:
+            if self._box.failing_for and timedelta(seconds=self._box.failing_for) >= self._patience:
                 kept = [one for one in kept if now - one.at < self._patience]
             if len(kept) < len(self._box.waiting):
                 self._drop(len(self._box.waiting) - len(kept), self._box.last_error)
                 self._write(waiting=kept)
-            if not kept or (self._box.next_try is not None and now < self._box.next_try):
-                return None
-            return kept[0]
+            return kept[0] if kept and not self._pauses(now) else None
+
+    def _pauses(self, now: datetime) -> bool:
+        """Whether the next try is still to come. One that is far away was set by a clock that ran ahead."""
+        left = (self._box.next_try - now).total_seconds() if self._box.next_try is not None else 0.0
+        return 0 < left <= LONGEST_WAIT
 
     def sent(self, message: Message, now: datetime) -> None:
         """The target has taken the message."""
@@ -91,18 +97,26 @@ class Outbox:
         with self._lock:
             waiting = [one for one in self._box.waiting if one.key != message.key]
             self._write(
-                waiting=waiting, failures=0, failing_since=None, next_try=None, last_error="",
+                waiting=waiting, failures=0, failing_since=None, tried_at=None, failing_for=0.0, next_try=None,
+                last_error="",
                 delivered=self._box.delivered + 1, delivered_at=now,
             )  # fmt: skip
 
     def failed(self, reason: str, now: datetime, retry_after: float | None = None) -> None:
-        """The target has not taken it. `reason` must name no address."""
+        """The target has not taken it. `reason` must name no address.
+
+        Between two tries no more than the longest pause can have passed: a clock that jumps ten years ahead, or a
+        machine that slept, makes nobody give up.
+        """
         with self._lock:
+            passed = (now - self._box.tried_at).total_seconds() if self._box.tried_at else 0.0
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._box.failures, 10))
             pause = max(pause, min(LONGEST_WAIT, retry_after or 0.0))
             self._write(
                 failures=self._box.failures + 1,
                 failing_since=self._box.failing_since or now,
+                tried_at=now,
+                failing_for=self._box.failing_for + min(max(0.0, passed), LONGEST_WAIT),
                 next_try=now + timedelta(seconds=pause),
                 last_error=reason,
             )
