@@ -18,12 +18,13 @@ from typing import Literal
 
 import msgspec
 
+from adapters import checkpoints
 from adapters.child import PARENT
 from adapters.specs import Metric, StepFailure, read_json, read_lines
-from store.events import StepKind
-from store.keys import environment_for
 from store.disk import has_room
 from store.errors import StepError
+from store.events import StepKind
+from store.keys import environment_for
 
 # what the daemon starts; others that keep the same contracts can stand in for them
 MODULES: Mapping[str, str] = {
@@ -34,9 +35,9 @@ MODULES: Mapping[str, str] = {
     "tracking": "adapters.tracking",
     "notifier": "loop.notifier",
     "ask": "loop.asking",
+    "fit": "loop.fitting",
 }
 # what holds or may echo customer text: examples, tickets, generated words, and the prompt's own examples
-    "fit": "loop.fitting",
 TEXT_FILES = ("train.jsonl", "valid.jsonl", "exam.jsonl", "given.jsonl", "predictions.jsonl", "spec.json")
 LOCK = "lock"
 _HUB = ("HF_", "HUGGING")
@@ -101,7 +102,11 @@ class Steps:
             child.terminate()
 
     def look(self, folder: Path) -> Progress:
-        """How the step in `folder` is doing."""
+        """How the step in `folder` is doing.
+
+        Raises:
+            StepError: it does not run, is not done, and the disk has no room for it to go on.
+        """
         child = self._children.get(folder)
         alive = child.poll() is None if child is not None else is_locked(folder / LOCK)
         metric = _last_metric(folder)
@@ -111,23 +116,17 @@ class Steps:
         checkpoint = last_checkpoint(folder)
         if (folder / "result.json").exists():
             return Progress(status="done", metric=metric, checkpoint=checkpoint)
+        if not has_room(folder):  # what ends for want of space has not failed, and could say nothing of it
+            raise StepError(
+                f"there is no room for {folder.name} on the disk: no space left, or a file-size limit",
+                hint="Free disk space; the step then goes on by itself.",
+            )
         if (folder / "error.json").exists():
             failure = read_json(folder / "error.json", StepFailure)
             return Progress(status="failed", metric=metric, checkpoint=checkpoint, failure=failure)
         stopped = self._stopped.get(folder, "")
         return Progress(status="dead", metric=metric, checkpoint=checkpoint, stopped=stopped, ours=ours)
 
-    def running(self) -> list[Path]:
-        """Folders of children that still work."""
-        return [folder for folder, child in self._children.items() if child.poll() is None]
-
-    def stop_all(self, seconds: float) -> None:
-        """Ask every child to save and end (SIGTERM); kill those that take longer than `seconds`."""
-        for child in self._children.values():
-            if child.poll() is None:
-                child.terminate()
-        for child in self._children.values():
-            try:
     def carried_out(self, kind: Literal["ask", "fit"], folder: Path) -> bool:
         """Whether a step that the log does not follow has ended well; one that does not run is started.
 
@@ -147,6 +146,17 @@ class Steps:
         self.start(kind, folder)
         return False
 
+    def running(self) -> list[Path]:
+        """Folders of children that still work."""
+        return [folder for folder, child in self._children.items() if child.poll() is None]
+
+    def stop_all(self, seconds: float) -> None:
+        """Ask every child to save and end (SIGTERM); kill those that take longer than `seconds`."""
+        for child in self._children.values():
+            if child.poll() is None:
+                child.terminate()
+        for child in self._children.values():
+            try:
                 child.wait(timeout=seconds)
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
@@ -166,13 +176,8 @@ def is_locked(path: Path) -> bool:
 
 
 def last_checkpoint(folder: Path) -> int:
-    """Optimiser step of the last complete checkpoint; 0 where there is none."""
-    steps = [
-        int(checkpoint.name.removeprefix("checkpoint-"))
-        for checkpoint in (folder / "checkpoints").glob("checkpoint-*")
-        if (checkpoint / "COMPLETE").exists() and checkpoint.name.removeprefix("checkpoint-").isdigit()
-    ]
-    return max(steps, default=0)
+    """Optimiser step of the last checkpoint that can be gone on from; 0 where there is none."""
+    return max(checkpoints.whole(folder / "checkpoints"), default=0)
 
 
 def forget_ending(folder: Path) -> None:
