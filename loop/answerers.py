@@ -12,13 +12,12 @@ from loop.bootstrap import App
 from loop.settings import Settings, TaskSettings, secret_in
 from loop.state import TaskState
 from prompts import templates
-from store import queries
 from store.errors import SettingsError
 from store.prompting import PromptSpec
-from store.queries import Labelled
 
 if TYPE_CHECKING:
     from prompts.client import Answerer
+    from store.queries import Labelled
 
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -79,6 +78,8 @@ def render(app: App, rules: TaskSettings, name: str, shots: Sequence[str] = ()) 
     Raises:
         SettingsError: there is no such prompt, or it needs examples and there are none.
     """
+    from store import queries  # SQLModel is slow to import, and `status` only wants to know the endpoint
+
     template = templates.read(name, app.root / "prompts")
     texts = app.workspace.texts.many(list(shots))
     rows = [queries.record(app.workspace.read, one) for one in shots]
@@ -94,6 +95,8 @@ def render(app: App, rules: TaskSettings, name: str, shots: Sequence[str] = ()) 
 
 def baseline_prompt(app: App, rules: TaskSettings, task: TaskState) -> PromptSpec:
     """The adopted prompt as it is deployed; where all of its examples were erased, others stand in for them."""
+    from store import queries
+
     shots = list(app.workspace.texts.many(task.baseline_shots))
     if task.baseline_shots and not shots:
         shots = choose_shot_records(app, rules, queries.labelled(app.workspace.read, task.task, side="train"))

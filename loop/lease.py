@@ -51,6 +51,21 @@ class Lease:
             self._file = None
 
 
+def holder(folder: Path) -> str:
+    """Who holds the daemon's lock in `folder`, in words; empty when nobody does."""
+    try:
+        file = (folder / LOCK).open("r", encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    with file:
+        try:
+            # shared, so that two probes do not take each other for a daemon
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return file.read(200).strip() or "a process that does not name itself"
+    return ""
+
+
 def acquire(folder: Path, log: Log, *, now: datetime, take_over: bool = False) -> Lease:
     """Take the lock and raise the epoch.
 

@@ -22,7 +22,6 @@ import msgspec
 
 from adapters.child import PARENT
 from adapters.specs import write_json
-from adapters.web_server import TOKEN_VARIABLE, url_of
 from loop.steps import MODEL_ENVIRONMENT
 from store.errors import TuneloopError
 from store.keys import environment_for
@@ -104,6 +103,8 @@ class Service:
                 return True
             if not self.url and self._port_file.exists():
                 port = self._port_file.read_text().strip()
+                from adapters.web_server import url_of  # it imports a whole web server
+
                 self.url = url_of(self._host, port) if port else ""
                 self._failures = 0 if self.url else self._failures
             elif not self.url and time.monotonic() - self._started > START_SECONDS:
@@ -128,6 +129,8 @@ class Service:
         self._port_file.unlink(missing_ok=True)
         environment = {**environment_for(self._keys), **MODEL_ENVIRONMENT, PARENT: str(os.getpid())}
         if self._guarded:
+            from adapters.web_server import TOKEN_VARIABLE
+
             self.token = environment[TOKEN_VARIABLE] = secrets.token_urlsafe(32)
         with (self._folder.parent / "logs" / f"{self.name}.log").open("ab") as output:
             self._process = subprocess.Popen(

@@ -24,6 +24,7 @@ def verify(
 
     The exit code is 5 when something failed. Nothing is changed, except by --rebuild.
     """
+    from loop.health import note_verified
     from store.verify import sound, verify
 
     with open_app(ctx, caught_up=False) as app:
@@ -33,6 +34,7 @@ def verify(
         else:
             app.workspace.projections.catch_up()
         findings = verify(app.workspace)
+        note_verified(app, findings)
     if as_json:
         emit({"sound": sound(findings), "findings": findings})
     else:

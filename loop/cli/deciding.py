@@ -179,11 +179,12 @@ def print_verdict(evaluation: dict[str, Any]) -> None:
 def _see_through(app: App, task: str, wait: bool) -> None:
     """Leave it to a daemon that runs, or watch it; without one do the loop's work here."""
     from loop.cli import driving, reads
+    from loop.lease import holder
     from loop.logs import configure
 
     configure(level=logging.WARNING)  # the progress line stands for the rest
     last = reads.last_evaluation(app.workspace, task, judged=True)
-    if driving.daemon_holder(app.workspace.paths.run):
+    if holder(app.workspace.paths.run):
         if not wait:
             say("the daemon takes it from here; `tuneloop status --watch` shows how far it is")
             return

@@ -276,11 +276,11 @@ def services(app: App) -> Iterator[Check]:
     """The daemon, its engine and its gateway."""
     import httpx
 
-    from loop.cli.driving import daemon_holder
+    from loop.lease import holder
     from loop.services import read_endpoints
 
-    holder = daemon_holder(app.workspace.paths.run)
-    yield Check("ok", "daemon", f"running ({holder})" if holder else "not running; `tuneloop run` starts it")
+    running = holder(app.workspace.paths.run)
+    yield Check("ok", "daemon", f"running ({running})" if running else "not running; `tuneloop run` starts it")
     places = read_endpoints(app.workspace.paths.run)
     for name, url in (("engine", places.engine), ("gateway", places.gateway)):
         if not url:

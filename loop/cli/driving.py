@@ -21,23 +21,6 @@ POLL_SECONDS = 1.0
 IDLE_TICKS = 15  # in a row that changed nothing although something is due
 
 
-def daemon_holder(folder: Path) -> str:
-    """Who holds the daemon's lock in `folder`, in words; empty when nobody does."""
-    import fcntl
-
-    try:
-        file = (folder / "daemon.lock").open("r", encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    with file:
-        try:
-            # shared, so that two probes do not take each other for a daemon
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return file.read(200).strip() or "a process that does not name itself"
-    return ""
-
-
 def describe(task: TaskState, folder: Path) -> str:
     """What a task's cycle is doing, in one line; empty when nothing is open. `folder` holds the run folders."""
     cycle = task.open_cycle

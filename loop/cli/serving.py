@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loop.cli.driving import daemon_holder
 from loop.cli.output import say
 
 if TYPE_CHECKING:
@@ -27,11 +26,12 @@ def serve_here(app: App, *, port: int, host: str = "", token_file: Path | None =
     Raises:
         SettingsError: the address can be reached from elsewhere and there is no token.
     """
+    from loop.lease import holder
     from loop.serving import gateway_arguments
 
     _only_serving(app, port, host, token_file)
     arguments = gateway_arguments(app)
-    if daemon_holder(app.workspace.paths.run):
+    if holder(app.workspace.paths.run):
         say(f"a daemon runs: one more gateway for it on port {port or 'of its choice'}")
         subprocess.run([sys.executable, "-m", "loop.gateway", *arguments, "--die-with-parent"], check=False)
         return

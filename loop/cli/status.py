@@ -11,13 +11,14 @@ import typer
 
 from loop.cli import collect_as_usual
 from loop.cli.context import AsJson, open_app
-from loop.cli.driving import daemon_holder, describe
-from loop.cli.output import ago, builtins, emit, now, percent, say, show, styled, table
+from loop.cli.output import ago, builtins, console, emit, now, percent, show, span, styled, table, when
+from loop.cli.safe import json_text
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
     from loop.state import LoopState, TaskState
 
+WATCH_SECONDS = 2.0
 SNAPSHOT_EVENTS = 2000  # a log longer than this is worth a copy of the state
 
 
@@ -26,24 +27,47 @@ def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until Ctrl-C.")] = False,
 ) -> None:
-    """Show who serves, what is labelled, what the loop is doing and what it waits for.
+    """Show who serves, what is labelled, what the loop is doing and waits for, and how each of its parts is.
 
-    In the JSON only the part "daemon" tells of the moment; all else follows from the log.
+    In the JSON only the part "daemon" tells of the moment; all else follows from the log. With --watch it is one
+    document a line.
     """
     with open_app(ctx) as app:
-        while True:
-            if as_json:
-                emit(gather(app))
-            else:
-                if watch and sys.stdout.isatty():
-                    sys.stdout.write("\x1b[H\x1b[2J")
-                _print(app)
-            if not watch:
-                return
+        if watch:
             collect_as_usual()
-            sys.stdout.flush()
-            time.sleep(2.0)
-            app.workspace.projections.catch_up()
+            _watch_json(app) if as_json else _watch(app)
+        elif as_json:
+            emit(gather(app))
+        else:
+            show(*_screen(app))
+
+
+def _watch_json(app: App) -> None:
+    while True:
+        sys.stdout.write(json_text(gather(app), indent=None) + "\n")
+        _until_next(app)
+
+
+def _watch(app: App) -> None:
+    """On a terminal a screen of its own, which comes and goes without touching what was there before."""
+    from rich.console import Group
+
+    if not sys.stdout.isatty():
+        while True:
+            show(styled(f"{when(now())}", "dim"), *_screen(app), "")
+            _until_next(app)
+    from rich.live import Live
+
+    with Live(Group(*_screen(app)), console=console(), screen=True, auto_refresh=False) as live:
+        while True:
+            _until_next(app)
+            live.update(Group(*_screen(app)), refresh=True)
+
+
+def _until_next(app: App) -> None:
+    sys.stdout.flush()
+    time.sleep(WATCH_SECONDS)
+    app.workspace.projections.catch_up()
 
 
 def state(ctx: typer.Context, as_json: AsJson = False) -> None:
@@ -64,23 +88,29 @@ def folded(app: App) -> LoopState:
 
 def gather(app: App) -> dict[str, Any]:
     """Everything that `status` says, as JSON values. Only "daemon" depends on more than the log and the settings."""
+    from loop import health, progress, pulse
     from loop.cli.notify import target_status
+    from loop.lease import holder
     from loop.services import read_endpoints
 
     state = folded(app)
-    endpoints = read_endpoints(app.workspace.paths.run)
-    holder = daemon_holder(app.workspace.paths.run)
+    run = app.workspace.paths.run
+    endpoints, running, beat, moment = read_endpoints(run), holder(run), pulse.read(run), app.now()
     return {
         "workspace": str(app.root),
         "position": state.position,
         "paused": {"reason": state.pause_reason, "since": builtins(state.paused_at)} if state.paused else None,
         "tasks": {name: task_status(app, state, name) for name in app.settings.tasks},
         "daemon": {
-            "running": bool(holder),
-            "holder": holder,
+            "running": bool(running),
+            "holder": running,
             "engine": endpoints.engine,
             "gateway": endpoints.gateway,
             "notify": {name: target_status(app, name) for name in sorted(app.settings.notify)},
+            "parts": builtins(health.parts(app, moment)),
+            "doing": builtins(progress.doing(app, state, moment)) if running else [],
+            "held": builtins(beat.held) if running and beat else [],
+            "seconds_since_tick": round(pulse.age(beat), 1) if running and beat else None,
         },
     }
 
@@ -116,12 +146,21 @@ def task_status(app: App, state: LoopState, name: str) -> dict[str, Any]:
         "erased": counted.get("erased", {}).get("", 0),
         "step": _step(task),
         "waits": waits(state, app.settings, name),
+        "last_label_at": _last_label(app, name),
         "last_verdict": verdict
         and {name: verdict[name] for name in ("candidate", "champion", "verdict", "summary", "look", "evaluation_id")},
     }
 
 
 SIDES = ("train", "exam", "none")
+
+
+def _last_label(app: App, task: str) -> str | None:
+    """When the newest standing label was given."""
+    newest = "SELECT labelled_at FROM records WHERE task = ? AND side = ? ORDER BY label_position DESC LIMIT 1"
+    with app.workspace.database.reading() as connection:
+        found = [connection.exec_driver_sql(newest, (task, side)).scalar() for side in SIDES]
+    return max((one for one in found if one), default=None)
 
 
 def _per_class(app: App, task: str, counts: Any) -> dict[str, int]:
@@ -148,55 +187,80 @@ def _step(task: TaskState) -> dict[str, Any] | None:
 # ---------------------------------------------------------------- for people
 
 
-def _print(app: App) -> None:
-    from loop.cli.notify import in_words
+PART_STYLES = {"ok": "green", "off": "dim", "warn": "yellow", "down": "red"}
 
+
+def _screen(app: App) -> list[Any]:
+    """What `status` shows, as rich objects from top to bottom."""
     values = gather(app)
-    state = app.state()
-    daemon = values["daemon"]
-    say(
-        styled("daemon   ", "bold"),
-        f"running ({daemon['holder']})" if daemon["running"] else "not running: `tuneloop run`",
-    )
-    if daemon["gateway"]:
-        say(styled("gateway  ", "bold"), f"{daemon['gateway']}/v1")
-    if daemon["engine"]:
-        say(styled("engine   ", "bold"), f"{daemon['engine']}/v1")
-    for name, target in daemon["notify"].items():
-        if target["last_error"] or target["dropped"]:
-            say(styled("notify   ", "bold yellow"), f"{name}: {in_words(target)}")
+    shown: list[Any] = []
     if values["paused"]:
-        say(styled("paused   ", "bold yellow"), values["paused"]["reason"] or "`tuneloop resume` goes on")
+        since = f", since {_since(values['paused']['since'])}" if values["paused"]["since"] else ""
+        reason = values["paused"]["reason"] or "`tuneloop resume` goes on"
+        shown.append(styled(f"paused: {reason}{since}", "bold yellow"))
     for name, task in values["tasks"].items():
-        say()
-        say(styled(f"task {name}", "bold"))
-        show(table(["", " "], _lines(app, state, name, task), free=[" "], header=False))
-        show(_classes(task))
+        shown += [
+            styled(f"task {name}", "bold"),
+            table(["", " "], _lines(values, name, task), free=[" "], header=False),
+        ]
+        shown += [_classes(task), ""]
+    rows = [
+        (one["name"], styled(one["state"], PART_STYLES[one["state"]]), one["detail"] + _for_how_long(one))
+        for one in values["daemon"]["parts"]
+    ]
+    return [*shown, table(["part", "", "how it is"], rows, free=["how it is"], header=False)]
 
 
-def _lines(app: App, state: LoopState, name: str, task: dict[str, Any]) -> list[tuple[object, object]]:
+def _lines(values: dict[str, Any], name: str, task: dict[str, Any]) -> list[tuple[object, object]]:
     records, queue, champion = task["records"], task["queue"], task["champion"]
     found: list[tuple[object, object]] = [
         ("serves", f"{champion['answerer']} ({champion['kind']})" if champion["answerer"] else "nothing yet"),
         ("baseline", task["baseline"] or "not chosen yet"),
         ("records", f"{records['total']}: {records['train']} to learn from, {records['exam']} for the exam"),
-        ("labels", f"{task['train_labels']} to learn from, {task['exam_size']} in the exam"),
+        ("labels", f"{task['train_labels']} to learn from, {task['exam_size']} in the exam" + _last(task)),
         ("queue", f"{queue['open']} open" + _in_words(queue["by_reason"])),
     ]
     if task["quarantined"]:
         found.append(("quarantine", f"{task['quarantined']} lines could not be read: see .tuneloop/quarantine"))
-    if task["step"] is not None:
-        since = ago(datetime.fromisoformat(task["step"]["since"]), now())
-        doing = (
-            describe(state.task(name), app.workspace.paths.runs)
-            or f"{task['step']['adapter']}: {task['step']['phase']}"
-        )
-        found.append(("step", f"{doing}, since {since.removesuffix(' ago')}"))
+    works = [one for one in values["daemon"]["doing"] if one["task"] == name]
+    found += [("doing", _doing(one)) for one in works]
+    step = task["step"]
+    if step is not None and not any(one["seconds_spent"] for one in works):
+        reason = f" ({step['reason']})" if step["phase"] in ("interrupted", "parked") and step["reason"] else ""
+        found.append(("run", f"{step['adapter']}: {step['phase']}{reason}, since {_since(step['since'])}"))
     found += [("waits for", clause) for clause in task["waits"]]
+    found += [
+        ("tries again", f"{one['what'].removeprefix(name).strip()}: {one['error']} (in {one['seconds']:.0f} s)")
+        for one in values["daemon"]["held"]
+        if one["what"].startswith(f"{name} ")
+    ]
     if task["last_verdict"]:
         last = task["last_verdict"]
         found.append(("last verdict", f"{last['candidate']}: {last['verdict']}. {last['summary']}"))
     return found
+
+
+def _doing(one: dict[str, Any]) -> str:
+    words = str(one["what"])
+    if one["of"]:
+        words += f", {one['phase'] + ' ' if one['phase'] else ''}{one['done']} of {one['of']}"
+    if one["seconds_spent"]:
+        words += f", since {span(one['seconds_spent'])}"
+        left = one["seconds_left"]
+        words += "; nothing says yet how long it takes" if left is None else f"; about {span(left)} left"
+    return words
+
+
+def _since(moment: str) -> str:
+    return ago(datetime.fromisoformat(moment), now()).removesuffix(" ago")
+
+
+def _last(task: dict[str, Any]) -> str:
+    return f", the last one {_since(task['last_label_at'])} ago" if task["last_label_at"] else ""
+
+
+def _for_how_long(part: dict[str, Any]) -> str:
+    return f", since {_since(part['since'])}" if part["since"] else ""
 
 
 def _in_words(counts: dict[str, int]) -> str:
