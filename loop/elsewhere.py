@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,11 @@ from loop.bootstrap import App
 from loop.sweeping import datasets, members
 from loop.traces import Victim
 from store import events as ev
+from store.lives import holds_texts
+from store.restore import replaced
+from store.workspace import HOME
+
+ASIDE = "the workspace before a restore"
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +82,8 @@ def _exam(path: Path) -> list[ExamItem]:
 
 
 def backups_with(app: App, record_ids: Collection[str]) -> list[Copied]:
-    """Backups that were made after the first of the records came in, as far as the log knows them."""
+    """Backups that were made after the first of the records came in, as far as the log knows them, and workspaces that
+    restores have moved aside."""
     with app.workspace.database.reading() as connection:
         rows = [
             connection.exec_driver_sql("SELECT position FROM records WHERE record_id = ?", (one,)).first()
@@ -93,7 +99,12 @@ def backups_with(app: App, record_ids: Collection[str]) -> list[Copied]:
             found[event.backup, event.label] = Copied(backup=event.backup, label=event.label, at=recorded.recorded_at)
         elif isinstance(event, ev.BackupRemoved):
             found.pop((event.backup, event.label), None)
-    return list(found.values())
+    aside = [
+        Copied(backup=folder.name, label=ASIDE, at=datetime.fromtimestamp(folder.stat().st_mtime, UTC))
+        for folder in replaced(app.root)
+        if holds_texts(folder / HOME, record_ids)
+    ]
+    return [*found.values(), *aside]
 
 
 def uploaded(app: App, record_ids: Collection[str], sessions: Sequence[str]) -> list[str]:

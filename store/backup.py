@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from store.workspace import Workspace
 STREAM = "backup"
 LOCK = "backup.lock"
 _UNFINISHED, _REMOVING = ".unfinished-", ".removing-"
+_CHECK = "Check free space, limits and permissions there, then repeat it."
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,33 +78,48 @@ def backup(
             read, or records were erased meanwhile. Nothing is left of the copy.
     """
     folder = _place(workspace, folder)
-    with _one_at_a_time(workspace), _told(folder):
-        make_folder(folder)
-        earlier = _tidy(workspace, folder, actor, now)
-        name = f"tuneloop-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-        temporary = folder / f"{_UNFINISHED}{identity(workspace)}-{secrets.token_hex(4)}"
-        temporary.mkdir(mode=0o700)
-        try:
-            with workspace.rendering():  # an erasure waits for us, and goes on to name this backup
-                made = Making(workspace, temporary, earlier[0] if earlier else None, progress)
-                manifest = made.fill(name, label or folder.name, now)
-                temporary.rename(folder / name)
-                sync(folder)
-                reached("backup.renamed")
-                _record(workspace, manifest, folder / name, actor, now)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with _one_at_a_time(workspace):
+        with _told(f"the backup into {folder} was given up", f"Nothing of it is left. {_CHECK}"):
+            make_folder(folder)
+            earlier = _tidy(workspace, folder, actor, now)
+            manifest, shared = _make(workspace, folder, label or folder.name, earlier[:1], actor, now, progress)
         reached("backup.recorded")
         removed = []
-        if keep is not None and not manifest.problems:
-            for copy in _superseded(earlier, keep - 1):
+        with _told(f"{manifest.backup} is complete, but an older one could not be removed", _CHECK):
+            for copy in _superseded(earlier, keep - 1) if keep is not None and not manifest.problems else ():
                 _remove(workspace, copy.path, copy.manifest.label, actor, now)
                 removed.append(copy.manifest.backup)
         return Report(
-            backup=name, folder=str(folder / name), label=manifest.label, position=manifest.position,
-            hash=manifest.hash, files=len(manifest.files), bytes=manifest.bytes, shared_bytes=made.shared,
-            problems=manifest.problems, removed=removed,
+            backup=manifest.backup, folder=str(folder / manifest.backup), label=manifest.label,
+            position=manifest.position, hash=manifest.hash, files=len(manifest.files), bytes=manifest.bytes,
+            shared_bytes=shared, problems=manifest.problems, removed=removed,
         )  # fmt: skip
+
+
+def _make(
+    workspace: Workspace,
+    folder: Path,
+    label: str,
+    previous: Sequence[Copy],
+    actor: str,
+    now: datetime,
+    progress: Progress,
+) -> tuple[Manifest, int]:
+    """A new copy under its final name, recorded; and how many of its bytes it shares with the one before."""
+    name = f"tuneloop-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    temporary = folder / f"{_UNFINISHED}{identity(workspace)}-{secrets.token_hex(4)}"
+    temporary.mkdir(mode=0o700)
+    try:
+        with workspace.rendering():  # an erasure waits for us, and goes on to name this backup
+            making = Making(workspace, temporary, previous[0] if previous else None, progress)
+            manifest = making.fill(name, label, now)
+            temporary.rename(folder / name)
+            sync(folder)
+            reached("backup.renamed")
+            _record(workspace, manifest, folder / name, actor, now)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return manifest, making.shared
 
 
 def _place(workspace: Workspace, folder: Path) -> Path:
@@ -128,15 +144,12 @@ def _one_at_a_time(workspace: Workspace) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _told(what: str, hint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"the backup into {folder} was given up: {error.strerror or error}"
-            + (f" ({error.filename})" if error.filename else ""),
-            hint="Nothing of it is left. Check free space, limits and permissions there, then repeat it.",
-        ) from error
+        where = f" ({error.filename})" if error.filename else ""
+        raise StoreError(f"{what}: {error.strerror or error}{where}", hint=hint) from error
 
 
 # ---------------------------------------------------------------- the log, and what else lies in the folder

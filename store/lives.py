@@ -7,7 +7,7 @@ its own way.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -90,6 +90,19 @@ def alone_with_life(home: Path, backup: Against) -> Iterator[OldLife | None]:
         else:
             life = look_at_life(home, backup)
         yield life
+
+
+def holds_texts(home: Path, record_ids: Collection[str]) -> bool:
+    """Whether the log in `home` (a .tuneloop) still has a text of one of the records; yes, where it cannot be read."""
+    ids = sorted(record_ids)
+    try:
+        with _open(home / DATABASE, "mode=ro") as old:
+            return any(
+                old.execute("SELECT 1 FROM texts WHERE record_id = ? AND text IS NOT NULL", (one,)).fetchone()
+                for one in ids
+            )
+    except DRIVER.Error:
+        return home.is_dir()
 
 
 def is_busy(error: Exception) -> bool:

@@ -166,7 +166,7 @@ def _told(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"nothing could be restored into {root}: {error.strerror or error}"
+            f"the restore into {root} stopped: {error.strerror or error}"
             + (f" ({error.filename})" if error.filename else ""),
             hint="Check free space, limits and permissions there, then repeat it; the old workspace is whole.",
         ) from error

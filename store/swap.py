@@ -67,15 +67,14 @@ def no_daemon(home: Path) -> Iterator[None]:
         yield
 
 
-def refuse_unsound(findings: Sequence[Finding], known: Sequence[str]) -> None:
+def refuse_unsound(
+    findings: Sequence[Finding], known: Sequence[str], hint: str = "Take another one; nothing was changed."
+) -> None:
     """Raises Corrupt when the copy has a problem that the backup did not have from its beginning."""
     for finding in findings:
         if finding.level == "fail" and finding.message not in known:
             place = f" (position {finding.position})" if finding.position else ""
-            raise Corrupt(
-                f"the backup is not sound: {finding.check}: {finding.message}{place}",
-                hint="Take another one; nothing was changed.",
-            )
+            raise Corrupt(f"the backup is not sound: {finding.check}: {finding.message}{place}", hint=hint)
 
 
 def finish(root: Path, ready: Ready, held: contextlib.ExitStack, progress: Progress) -> Report:
@@ -115,7 +114,8 @@ def finish(root: Path, ready: Ready, held: contextlib.ExitStack, progress: Progr
         findings = verify(workspace)
     shutil.rmtree(staging)
     sync(root)
-    refuse_unsound(findings, ready.report.problems)
+    hint = f"It was sound before it took its place: look at the disk. The old workspace lies in {aside}."
+    refuse_unsound(findings, ready.report.problems, hint)
     return ready.report
 
 

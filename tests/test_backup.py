@@ -397,6 +397,17 @@ def test_what_was_erased_after_the_backup_stays_erased(root: Path, tmp_path: Pat
             assert b"ticket number 1\n" not in path.read_bytes(), path
 
 
+def test_erasing_names_the_old_workspace_that_still_has_the_text(
+    root: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    copy = make(root, tmp_path / "copies")
+    aside = Path(put_back(copy, root).old).name
+    capsys.readouterr()
+    assert main(["-w", str(root), "erase", "--yes", "rec-003", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["backups"]
+    assert {one["backup"] for one in listed} == {copy.manifest.backup, aside}
+
+
 def test_the_new_life_knows_of_every_backup_that_still_holds_its_records(root: Path, tmp_path: Path) -> None:
     first = make(root, tmp_path / "copies")
     removed = make(root, tmp_path / "copies")
