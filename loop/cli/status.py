@@ -192,6 +192,8 @@ PART_STYLES = {"ok": "green", "off": "dim", "warn": "yellow", "down": "red"}
 
 def _screen(app: App) -> list[Any]:
     """What `status` shows, as rich objects from top to bottom."""
+    from loop.cli.notify import in_words
+
     values = gather(app)
     shown: list[Any] = []
     if values["paused"]:
@@ -207,6 +209,11 @@ def _screen(app: App) -> list[Any]:
     rows = [
         (one["name"], styled(one["state"], PART_STYLES[one["state"]]), one["detail"] + _for_how_long(one))
         for one in values["daemon"]["parts"]
+    ]
+    rows += [
+        (f"notify {name}", styled("warn", PART_STYLES["warn"]), in_words(target))
+        for name, target in values["daemon"]["notify"].items()
+        if target["last_error"] or target["dropped"]
     ]
     return [*shown, table(["part", "", "how it is"], rows, free=["how it is"], header=False)]
 
