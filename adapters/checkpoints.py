@@ -58,7 +58,7 @@ def problems(checkpoints: Path, step: int) -> Iterator[tuple[Path, str]]:
     """What is wrong with a finished checkpoint: files, and how they differ from what was written."""
     folder = checkpoints / f"checkpoint-{step}"
     yield from damage(folder)
-    best = _best_step(folder)
+    best = best_of(checkpoints, step)
     if best:
         yield from damage(checkpoints / f"best-{best}")
 
@@ -98,8 +98,10 @@ def damaged(runs: Path) -> Iterator[tuple[Path, str]]:
                     yield file, problem
 
 
-def _best_step(folder: Path) -> int:
-    # damage to this file is told by `damage`
+def best_of(checkpoints: Path, step: int) -> int:
+    """Step of the best weights that a checkpoint speaks of; 0 for none, or where it cannot be read."""
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        return msgspec.json.decode((folder / STEERING).read_bytes(), type=_Steering).best_step
+        return msgspec.json.decode(
+            (checkpoints / f"checkpoint-{step}" / STEERING).read_bytes(), type=_Steering
+        ).best_step
     return 0

@@ -38,6 +38,7 @@ from adapters.child import OWNER_ONLY, die_with_parent, trim_memory
 from adapters.openapi import ENGINE
 from adapters.specs import BaseModelRef
 from adapters.web import ERRORS, Guard, Refusal, Rules, error_response, read_json, shown
+from store.artifacts import Artifacts, is_address
 from store.errors import ArtifactError, ModelError, TuneloopError
 from store.logs import log_to_stderr
 
@@ -268,7 +269,7 @@ def make_app(engine: Engine, rules: Rules | None = None, roots: Sequence[Path] =
 
     async def load(request: Request) -> Response:
         name, path = _strings(await read_json(request), "lora_name", "lora_path")
-        await asyncio.to_thread(engine.load, name, _trusted(Path(path), trusted))
+        await asyncio.to_thread(_load, engine, name, _trusted(Path(path), trusted))
         return JSONResponse({"status": "loaded", "model": name})
 
     async def unload(request: Request) -> Response:
@@ -333,6 +334,13 @@ def _trusted(path: Path, trusted: Sequence[Path]) -> Path:
     return real
 
 
+def _load(engine: Engine, name: str, folder: Path) -> None:
+    """Load an adapter; one that lies under its content's address only when every byte of it is as it was stored."""
+    if is_address(folder.name):
+        Artifacts(folder.parent).path(folder.name, verify=True)
+    engine.load(name, folder)
+
+
 def _strings(body: Any, *names: str) -> list[str]:
     values = [body.get(name) if isinstance(body, dict) else None for name in names]
     if not all(isinstance(value, str) and 0 < len(value) < 4096 and "\0" not in value for value in values):
@@ -355,6 +363,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--token-file", type=Path, help="holds the bearer token; without it TUNELOOP_TOKEN does")
     parser.add_argument("--allow-host", action="append", default=[], help="another name that clients may call it by")
+    web_server.add_rates(parser)
     parser.add_argument("--adapter-root", type=Path, action="append", default=[], help="adapters are loaded from here")
     parser.add_argument("--port-file", type=Path, help="gets the port once the engine answers")
     parser.add_argument("--busy-file", type=Path, help="touched while answering; working.busy beside it is heeded")
@@ -377,6 +386,8 @@ def _serve(options: argparse.Namespace) -> int:
     rules = Rules(
         token=web_server.read_token(options.host, options.token_file),
         hosts=web_server.allowed_hosts(options.host, options.allow_host),
+        rate=options.rate,
+        rate_all=options.rate_all,
     )
     listener = web_server.listen(options.host, options.port)
     ref: BaseModelRef = base_model.reference(base_model.ensure(options.base, say=log.info), options.quantisation)

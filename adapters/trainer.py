@@ -199,10 +199,13 @@ class Steered(Trainer):
         reached("train.checkpoint_written")
         checkpoints.finish(folder)
         reached("train.checkpoint_completed")
-        for step in checkpoints.marked(folder.parent)[:-KEEP]:
+        steps = checkpoints.marked(folder.parent)
+        for step in steps[:-KEEP]:
             shutil.rmtree(folder.parent / f"checkpoint-{step}", ignore_errors=True)
+        # an older checkpoint can be gone on from only with the best weights of its own time
+        wanted = {self.steering.best_step, *(checkpoints.best_of(folder.parent, step) for step in steps[-KEEP:])}
         for best in folder.parent.glob("best-*"):
-            if best.name != f"best-{self.steering.best_step}":
+            if best.name not in {f"best-{step}" for step in wanted}:
                 shutil.rmtree(best, ignore_errors=True)
 
     def load_checkpoint(self, folder: Path) -> None:

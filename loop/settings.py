@@ -177,7 +177,7 @@ class NotifySettings(Section):
     events: list[NotifyEvent] = Field(default=list(get_args(NotifyEvent)), min_length=1, description="what it is told")
     timeout_seconds: float = Field(default=10.0, gt=0, le=600, description="of one delivery, all in all")
     give_up_hours: float = Field(
-        default=24.0, gt=0, description="a message that could not be delivered is dropped then"
+        default=72.0, gt=0, description="a message that could not be delivered is dropped then: later than a weekend"
     )
 
     @model_validator(mode="after")
@@ -271,6 +271,10 @@ class TrainingSettings(Section):
     rslora: bool = Field(default=False, description="LoRA scaled by alpha / sqrt(rank), for high ranks")
     virtual_tokens: int = Field(default=20, ge=1, le=1000, description="length of a soft prompt (prefix, prompt)")
     soft_prompt_text: str = Field(default="", description="what it starts as; empty: the prompt's instructions")
+    beta: float = Field(default=0.1, ge=0, description="how strongly dpo, grpo and rloo hold on to their start")
+    min_pairs: int = Field(default=20, ge=2, description="corrections that dpo needs; with fewer it is sft")
+    generations: int = Field(default=8, ge=2, description="answers to each prompt that grpo and rloo compare")
+    sampling_temperature: float = Field(default=1.0, gt=0, le=5, description="of these answers")
     learning_rate: float = Field(default=2e-4, gt=0, le=1, description="peak, cosine schedule; by method if not set")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="LoRA: 0 to 0.01; full: 0.01 to 0.1")

@@ -42,6 +42,7 @@ def examine(start: Path | None) -> list[Check]:
     """All checks; those of the workspace only where there is one."""
     from loop import bootstrap
     from loop.cli.doctor_copies import backups, litestream
+    from loop.cli.doctor_stored import stored
 
     found: list[Check] = []
     for check in (python, packages, layout, sqlite, machine):
@@ -54,7 +55,7 @@ def examine(start: Path | None) -> list[Check]:
     with app:
         found.append(Check("ok", "workspace", f"{app.root}, tasks: {', '.join(app.settings.tasks)}"))
         copies = (backups, litestream)
-        for look in (permissions, disk, pragmas, model, thresholds, endpoint, services, notifications, chain, *copies):
+        for look in (permissions, disk, pragmas, model, thresholds, endpoint, services, notifications, stored, *copies):
             found += _run(look.__name__, lambda look=look: look(app))  # type: ignore[misc]
     return found
 

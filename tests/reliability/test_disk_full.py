@@ -158,6 +158,8 @@ def workspace_on(folder: Path, template: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("step", POINTS)
 def test_a_step_that_finds_no_space(step: str, disk: Path, template: Path, unharmed: dict[str, Any], note: Any) -> None:
+    if not note.ways(step):
+        pytest.skip("in CI one place of each step is enough")
     for how in note.ways(step):
         with workspace_on(disk, template) as root:
             note.seconds.append(_one(root, disk, POINTS[step], how, unharmed, f"{step}, {how}"))
@@ -191,11 +193,13 @@ class Note:
     def __init__(self, trials: Trials) -> None:
         self.steps: list[str] = []
         self.seconds: list[float] = []
-        self._all = trials(0, full=1)
+        self._all = trials(0, full=1) > 0
 
     def ways(self, step: str) -> list[How]:
-        """Both ways for every step; in CI a limit for some of them."""
-        return ["full", "limit"] if self._all or step in ("intake", "freeze", "train") else ["full"]
+        """Both ways for every place; in CI a full disk in each step, and a limit in some."""
+        if self._all or step in ("intake", "train"):
+            return ["full", "limit"]
+        return ["full"] if step in ("freeze", "evaluate", "promote", "pointer") else []
 
 
 @pytest.fixture(scope="module")
@@ -212,30 +216,35 @@ def test_what_came_of_it(note: Note, measured: Callable[[str, str], None]) -> No
     )
 
 
-def test_a_label_is_refused_and_taken_when_there_is_space(
-    disk: Path, template: Path, measured: Callable[[str, str], None]
+@pytest.mark.parametrize(
+    ("verb", "point", "recorded"),
+    [("label", "action.record_checked", "LabelGiven"), ("backup", "backup.database_copied", "BackupCompleted")],
+)
+def test_a_command_is_refused_and_done_when_there_is_space(
+    verb: str, point: str, recorded: str, disk: Path, template: Path, measured: Callable[[str, str], None]
 ) -> None:
     with workspace_on(disk, template) as root:
         assert world.run(root) == 0
-        record = external_record_id(world.TASK, "p100")
-        command = [sys.executable, "-m", "loop.cli.main", "-w", str(root), "label", record, "fruit", "--as", "kim"]
+        words = {"label": [external_record_id(world.TASK, "p100"), "fruit", "--as", "kim"], "backup": [disk / "copies"]}
+        command = [sys.executable, "-m", "loop.cli.main", "-w", str(root), verb, *map(str, words[verb])]
         for how in ("full", "limit"):
             (disk / "mark").unlink(missing_ok=True)
-            env = world.environment(TUNELOOP_FILL=f"action.record_checked={how}:{disk}")
+            env = world.environment(TUNELOOP_FILL=f"{point}={how}:{disk}")
             env["PYTHONPATH"] = os.pathsep.join([str(HOOK), env["PYTHONPATH"]])
             before = _events(root)
             refused = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-            assert refused.returncode == 5, refused
+            assert (disk / "mark").exists()
+            assert refused.returncode in (5, 6), refused
             assert CLEAR.search(refused.stderr), refused.stderr
             assert "Traceback" not in refused.stderr
             make_room(disk)
             assert _events(root) == before
         taken = subprocess.run(command, env=world.environment(), capture_output=True, text=True, timeout=60)
         assert taken.returncode == 0, taken
-        assert [kind for kind, _ in _events(root)[len(before) :]] == ["LabelGiven"]
+        assert [kind for kind, _ in _events(root)[len(before) :]] == [recorded]
         with Workspace.open(root) as workspace:
             assert sound(verify(workspace))
-    measured("`tuneloop label` on a full disk and under a file-size limit", "refused with exit code 5, then taken")
+    measured(f"`tuneloop {verb}` on a full disk and under a file-size limit", "refused in plain words, then done")
 
 
 def _events(root: Path) -> list[tuple[str, str]]:

@@ -6,19 +6,38 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pytest
 from conftest import Trials
-from test_train import _folder, _start, _weights, torch
+from train_world import training_folder
 
 from adapters.specs import Metric, TrainResult, read_json, read_lines
+
+torch = pytest.importorskip("torch")
 
 CHECKPOINT_EVERY = 3
 FURTHEST = 7  # steps beyond the last checkpoint at which it is killed, at most
 SECONDS = 120.0  # for one attempt to get that far
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """The child, on a run folder."""
+    command = [sys.executable, "-m", "adapters.train", str(folder)]
+    with (folder / "stderr").open("ab") as said:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, cwd=Path(__file__).parents[2])
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    """Tensors of the adapter by name."""
+    from safetensors.torch import load_file
+
+    return load_file(str(folder / "adapter" / "adapter_model.safetensors"))
 
 
 def complete(folder: Path) -> int:
@@ -66,14 +85,14 @@ def test_killed_in_the_middle_of_training(
         "max_steps": steps, "dropout": 0.1, "checkpoint_every": CHECKPOINT_EVERY, "eval_every": 4, "min_valid": 6,
         "patience": 10**6,
     }  # fmt: skip
-    unharmed = _folder(tmp_path / "unharmed", tiny_model, **rules)
-    assert _start(unharmed).wait(SECONDS + steps) == 0
-    harmed = _folder(tmp_path / "harmed", tiny_model, **rules)
+    unharmed = training_folder(tmp_path / "unharmed", tiny_model, **rules)
+    assert start(unharmed).wait(SECONDS + steps) == 0
+    harmed = training_folder(tmp_path / "harmed", tiny_model, **rules)
     random_ = random.Random(11)  # noqa: S311
     before: list[bytes] = []
     resumed_from, resumed = 0, 0
     for number in range(kills):
-        child = _start(harmed)
+        child = start(harmed)
         pause = random_.choice((0.0, 0.0, random_.uniform(0, 0.1)))
         kill_at(harmed, child, resumed_from + random_.randint(1, FURTHEST), pause)
         assert not (harmed / "result.json").exists()
@@ -90,7 +109,7 @@ def test_killed_in_the_middle_of_training(
             (torn / "adapter_model.safetensors").write_bytes(random_.randbytes(1000))
             (torn / "trainer_state.json").write_text('{"global_step": ')
     assert resumed >= kills // 2
-    assert _start(harmed).wait(SECONDS + steps) == 0
+    assert start(harmed).wait(SECONDS + steps) == 0
     expected, found = (read_json(folder / "result.json", TrainResult) for folder in (unharmed, harmed))
     assert found.resumed_from == resumed_from
     assert (found.steps, found.train_loss, found.temperature, found.samples, found.eval_accuracy) == (
@@ -105,7 +124,7 @@ def test_killed_in_the_middle_of_training(
         for folder in (unharmed, harmed)
     ]
     assert curves[0] == curves[1]
-    ours, theirs = _weights(harmed), _weights(unharmed)
+    ours, theirs = weights(harmed), weights(unharmed)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     measured(
