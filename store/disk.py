@@ -108,8 +108,8 @@ def disk_trouble(error: BaseException) -> StoreError | None:
     )
 
 
-def has_room(folder: Path, least: int = 1 << 20) -> bool:
-    """Whether `least` bytes, and as much again as the folder's files take, could be written into it now."""
+def has_room(folder: Path, least: int = 1 << 20, most: int = 128 << 20) -> bool:
+    """Whether `least` bytes, and as much again as the folder's files take, up to `most`, could be written there now."""
     files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
     size = least
     for path in files:
@@ -118,7 +118,7 @@ def has_room(folder: Path, least: int = 1 << 20) -> bool:
     probe = folder / ".room"
     try:
         with probe.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            os.posix_fallocate(file.fileno(), 0, min(size, most))
     except OSError as error:
         return error.errno not in _TROUBLE
     finally:
