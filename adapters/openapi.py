@@ -170,6 +170,13 @@ _ALWAYS = (400, 401, 403, 421, 429, 431, 505)  # what stands before every path
 
 def _answer(about: str, schema: str) -> dict[str, Any]:
     reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+def _page(name: str, about: str) -> dict[str, Any]:
+    """An operation that answers with text for Prometheus."""
+    operation = _operation(name, about, "Any")
+    operation["responses"]["200"] = {"description": about, "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return operation
+
+
     return {"description": about, "content": {"application/json": reference}}
 
 
@@ -238,7 +245,8 @@ GATEWAY = _document(
     {
         "/v1/chat/completions": {
             "post": _operation("chat", "the label of the last user message", "Completion", 404, 502, 503, body="Chat")
-        }
+        },
+        "/metrics": {"get": _page("metrics", "the loop and its traffic, for Prometheus")},
     },
     {"Chat": _GATEWAY_CHAT},
 )

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,11 @@ from adapters.chat import check_whole, content_text
 from adapters.child import OWNER_ONLY, die_with_parent
 from adapters.openapi import GATEWAY
 from adapters.web import ERRORS, Guard, Refusal, Rules, read_json, shown
+from loop.exposition import CONTENT_TYPE
+from loop.metering import Metrics
 from loop.production import Pointer, read_pointer
 from loop.services import read_endpoints
+from loop.traffic import Counted, Traffic
 from store.errors import TuneloopError
 
 if TYPE_CHECKING:
@@ -85,19 +89,30 @@ def upstream_request(pointer: Pointer, text: str) -> dict[str, Any]:
 def make_app(root: Path, rules: Rules | None = None) -> ASGIApp:
     """The gateway's application over one workspace's folder; `rules` None: anyone on this machine may ask."""
     home = root / ".tuneloop"
+    traffic = Traffic()
+    metrics = Metrics(root, traffic)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with httpx.AsyncClient(timeout=ANSWER_SECONDS) as client:
             app.state.client = client
             yield
+        metrics.close()
 
     async def answer(request: Request) -> Response:
         task, text = ticket_of(await read_json(request))
         pointer = read_pointer(home / "production", task) if task.replace("-", "").replace("_", "").isalnum() else None
         if pointer is None:
             raise Refusal(404, f"no answerer for the task {shown(task)}", "not_found_error", code="model_not_found")
-        reply = await _ask(request.app.state.client, home, pointer, text)
+        started, status = time.monotonic(), 500
+        try:
+            reply = await _ask(request.app.state.client, home, pointer, text)
+            status = 200
+        except Refusal as refusal:
+            status = refusal.status
+            raise
+        finally:
+            traffic.answered(task, pointer.answerer, status, time.monotonic() - started)
         return JSONResponse({**reply, "model": pointer.answerer})
 
     async def models(_: Request) -> Response:
@@ -110,18 +125,22 @@ def make_app(root: Path, rules: Rules | None = None) -> ASGIApp:
     async def openapi(_: Request) -> Response:
         return JSONResponse(GATEWAY)
 
+    async def measured(_: Request) -> Response:
+        return Response(await metrics.page(), media_type=CONTENT_TYPE)
+
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", answer, methods=["POST"]),
             Route("/v1/models", models),
             Route("/health", health),
             Route("/openapi.json", openapi),
+            Route("/metrics", measured),
         ],
         exception_handlers=ERRORS,
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirect would repeat the client's own Host
-    return Guard(app, rules or Rules())
+    return Counted(Guard(app, rules or Rules()), traffic)
 
 
 async def _ask(client: httpx.AsyncClient, home: Path, pointer: Pointer, text: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def waits(state: LoopState, settings: Settings, name: str) -> list[str]:
     elif cycle is not None and cycle.phase in STARTING_PHASES and settings.resources.window and not cycle.asked:
         texts.append(f"a free machine within {settings.resources.window}")
     if cycle is None or cycle.undecided or cycle.phase == "parked":
-        missing = _labels_missing(task, rules)
+        missing = labels_missing(task, rules)
         texts.append(f"{missing} more labels until training" if missing > 0 else "a free machine for training")
     return texts
 
@@ -171,7 +171,7 @@ def _exam_missing(task: TaskState, rules: TaskSettings, cycle: Cycle) -> int:
     return 0
 
 
-def _labels_missing(task: TaskState, rules: TaskSettings) -> int:
+def labels_missing(task: TaskState, rules: TaskSettings) -> int:
     """Training-side labels until the next run; 0 or less means that one is due."""
     since = max(task.trained_at, task.parked_at)
     needed = since + rules.trigger.every if since > 0 else rules.trigger.first
@@ -204,7 +204,7 @@ def _new_cycle(task: TaskState, rules: TaskSettings) -> cmd.Command | None:
         )
     if task.retry_gently:
         return cmd.FreezeDataset(task=name, run_id=run_id, plan="gentle", trigger="general ability dropped")
-    if _labels_missing(task, rules) > 0:
+    if labels_missing(task, rules) > 0:
         return None
     trigger = f"{task.train_total} training-side labels, {task.trained_at} at the last training"
     return cmd.FreezeDataset(task=name, run_id=run_id, plan=plan, trigger=trigger)

@@ -5,6 +5,7 @@ It takes no lock: a probe that held one for a moment could keep a child from sta
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -121,7 +122,7 @@ def _aside(app: App) -> list[Doing]:
     folders = [folder for folder in app.workspace.paths.runs.iterdir() if folder.name.endswith(tuple(_ASIDE))]
     if not folders:
         return []
-    locked = locked_inodes()
+    locked = lock_holders()
     found = []
     for folder in sorted(folders):
         try:
@@ -135,17 +136,27 @@ def _aside(app: App) -> list[Doing]:
     return found
 
 
-def locked_inodes() -> set[int]:
-    """Inodes of the files that somebody holds a flock on (Linux; elsewhere none)."""
+def lock_holders() -> dict[int, int]:
+    """Inode of every file that somebody holds a flock on -> process id, 0 where it cannot be seen (Linux only)."""
     try:
         lines = Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
-        return set()
-    found = set()
+        return {}
+    found = {}
     for line in lines:
-        fields = line.split()
-        if "FLOCK" in fields and "->" not in fields:
-            place = next((field for field in fields if field.count(":") == 2), "")
-            if place.rpartition(":")[2].isdigit():
-                found.add(int(place.rpartition(":")[2]))
+        fields = line.split()  # 1: FLOCK ADVISORY WRITE <pid> <major>:<minor>:<inode> 0 EOF
+        if len(fields) > 5 and fields[1] == "FLOCK":
+            pid, inode = fields[4], fields[5].rpartition(":")[2]
+            if inode.isdigit():
+                found[int(inode)] = max(0, int(pid)) if pid.lstrip("-").isdigit() else 0
     return found
+
+
+def step_processes(runs: Path) -> list[int]:
+    """Ids of the processes that work in run folders."""
+    holders = lock_holders()
+    inodes = []
+    for folder in runs.iterdir():
+        with contextlib.suppress(OSError):
+            inodes.append((folder / LOCK).stat().st_ino)
+    return sorted({pid for inode in inodes if (pid := holders.get(inode, 0))})
