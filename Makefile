@@ -42,6 +42,7 @@ soak: model  ## the same trials for hours
 bench: $(STAMP)  ## ratios against named peers, measured in the same run
 	$(BIN)/python -P ops/bench/store.py
 	$(BIN)/python -P ops/bench/tick.py
+	$(BIN)/python -P ops/bench/trackers.py
 
 bench-train: model  ## training speed beside plain TRL and its best settings
 	$(BIN)/python -P ops/bench/training.py
