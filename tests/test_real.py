@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from adapters.specs import (
     write_json,
     write_lines,
 )
+from loop.steps import MODEL_ENVIRONMENT
 from prompts import templates
 
 TICKETS = Path(__file__).parents[1] / "examples" / "tickets" / "tickets.jsonl"
@@ -96,5 +98,7 @@ def test_a_short_training_of_the_real_model_learns_and_is_served_as_it_was_train
 
 
 def run(module: str, folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", module, str(folder)], capture_output=True, text=True, timeout=600)
+    environment = {**os.environ, **MODEL_ENVIRONMENT}
+    command = [sys.executable, "-m", module, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
