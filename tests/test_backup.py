@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from store import queries
 from store import restore as restores
 from store.backup import backup
 from store.copies import Copy, copies_in, read_copy
+from store.copying import Making
 from store.database import DRIVER, raw
 from store.errors import Corrupt, InputError, StaleEpoch, StoreError, UsageError
 from store.events import BackupCompleted, BackupRemoved, LoopPaused, Restored
@@ -205,6 +207,33 @@ def test_what_is_on_its_way_in_is_in_the_log_or_among_the_files(root: Path, tmp_
             received = [one.stream for one in app.workspace.log.select("type = 'RecordReceived'", [])]
             assert len(received) == len(set(received))
         is_clean(target)
+
+
+def test_nothing_is_taken_in_between_the_snapshot_and_what_waits(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that wants to take a file in at the worst moment: the file is in the backup, or its records are."""
+    (root / "inbox" / "late.jsonl").write_text('{"id": "late", "text": "help me"}\n')
+    real = Making._set_aside
+
+    def daemon() -> None:
+        with open_app(root, env={}) as app:
+            take_in(app, now=time.time() + 3600)
+
+    thread = threading.Thread(target=daemon)
+
+    def slowly(making: Making, aside: Path) -> None:
+        thread.start()
+        time.sleep(0.5)
+        real(making, aside)
+
+    monkeypatch.setattr(Making, "_set_aside", slowly)
+    copy = make(root, tmp_path / "copies", progress=lambda *_: thread.join(timeout=30))
+    assert list((root / "inbox").iterdir()) == []  # it was taken in while the backup was made
+    put_back(copy, tmp_path / "again")
+    with open_app(tmp_path / "again", env={}) as app:
+        take_in(app, now=time.time() + 3600)
+        assert app.workspace.texts.get(external_record_id("tickets", "late")) == "help me"
 
 
 def test_a_record_erased_meanwhile_is_not_kept(root: Path, tmp_path: Path) -> None:
