@@ -7,8 +7,8 @@ Adapters are kept in 4 bytes, with gradients and moments in 4 bytes each.
 
 Activations are those of one micro-batch. With checkpointing each layer keeps its input, and one layer at a time its
 inside; without, every layer keeps its inside: values of hidden and of MLP size whose number is fitted to measured peaks
-of SmolLM2-135M on a CPU (micro-batches of 4 to 16, 263 to 1,025 tokens, NF4 and bf16: within 14%; what sampling takes at
-the end is not counted, and is more than a micro-batch of 4 takes).
+of SmolLM2-135M on a CPU (micro-batches of 4 to 16, 263 to 1,025 tokens, NF4 and bf16: within 14%). What
+sampling takes at the end is not counted; on that model it is more than a micro-batch of 4 takes.
 """
 
 from __future__ import annotations
