@@ -542,7 +542,7 @@ def test_doctor_looks_at_everything(tmp_path: Path, tuneloop: Any, monkeypatch: 
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     (root / ".tuneloop").chmod(0o755)
     shown = tuneloop("doctor", "-w", root)
-    assert shown.code == 0 and "chmod 700" in " ".join(shown.out.split())
+    assert shown.code == 0 and "chmod -R go-rwx" in " ".join(shown.out.split())
     outside = tuneloop("doctor", "--json", "-w", tmp_path)
     assert outside.code == 0 and outside.json["checks"][-1]["name"] == "workspace"
 

@@ -174,7 +174,7 @@ def test_doctor_says_how_old_the_last_sound_backup_is(root: Path, tmp_path: Path
     with open_app(root, clock=lambda: later) as app:
         (check,) = backups(app)
     assert check.level == "warn" and "7 d ago" in check.detail
-    lines = examine(root)
+    lines = examine(root).checks
     assert {"backup", "litestream"} <= {line.name for line in lines}
 
 

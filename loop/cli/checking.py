@@ -48,20 +48,31 @@ def verify(
         raise typer.Exit(DAMAGED)
 
 
-def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Look at everything the loop needs: packages, SQLite, disk, base model, endpoints, the log.
+def doctor(
+    ctx: typer.Context,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix", help="First do what is safe: permissions, leftover files and processes, read tables. Says what."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at everything the loop needs: packages, SQLite, disk, base model, GPU, endpoints, the log, what was left.
 
     Each line says ok, warn or fail, and what to do. The exit code is 1 when something failed.
     """
     from loop.cli.doctor import examine
 
-    checks = examine(workspace_of(ctx))
-    failed = any(check.level == "fail" for check in checks)
+    report = examine(workspace_of(ctx), fix=fix)
+    failed = any(check.level == "fail" for check in report.checks)
     if as_json:
-        emit({"healthy": not failed, "checks": checks})
+        emit({"healthy": not failed, "checks": report.checks, "fixed": report.fixed})
     else:
+        for sentence in report.fixed:
+            say(styled("fixed ", "green"), sentence)
         rows = []
-        for check in checks:
+        for check in report.checks:
             found = styled(check.detail)
             if check.advice:
                 found.append("\n").append_text(styled(check.advice, "bold"))

@@ -22,10 +22,13 @@ _RESTORE = "`tuneloop verify` says more; restore the last backup."
 
 def stored(app: App) -> Iterator[Check]:
     """Everything that is stored, to the last byte, and where it is not what was written."""
+    from loop.health import note_verified
     from store.verify import verify
 
     shown: dict[str, int] = {}
-    for finding in verify(app.workspace):
+    findings = verify(app.workspace)
+    note_verified(app, findings)
+    for finding in findings:
         shown[finding.check] = shown.get(finding.check, 0) + (finding.level != "ok")
         if shown[finding.check] <= SHOWN:
             advice = "" if finding.level != "fail" else _ADVICE.get(finding.check, _RESTORE)
