@@ -70,6 +70,7 @@ class Daemon:
             paths.logs,
             manners.step_environment(app.settings.resources.nice, app.settings.resources.memory_limit_mb),
             modules,
+            self._lease.fence,
         )
         self._services = Services(paths.run, self._lease.fence)
         if self._lease.taken_over:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,7 @@ from loop.fitting import Item as Item
 from loop.selection import PRIORITY, Candidate, corrected, select
 from loop.settings import TaskSettings
 from loop.state import Cycle, Plan, TaskState
-from loop.steps import Steps
+from loop.steps import Fence, Steps
 from store import queries
 from store.errors import StepError
 from store.events import DatasetFrozen, HarvestCompleted, ReviewRequested
@@ -127,7 +128,8 @@ def _opinions(app: App, steps: Steps, task: TaskState, rows: list[RecordRow]) ->
     if not _carried_out(steps, folder):
         return None
     found = {one.id: one for one in read_lines(folder / fitting.OPINIONS, Opinion)}
-    shutil.rmtree(folder)
+    with steps.fence():
+        shutil.rmtree(folder)
     return found
 
 
@@ -180,7 +182,8 @@ def freeze(
     frozen = read_json(folder / "result.json", Frozen)
     artifact = app.workspace.artifacts.put(folder / fitting.DATASET, "dataset", {"run_id": command.run_id})
     reached("freeze.dataset_kept")
-    shutil.rmtree(folder)
+    with steps.fence():
+        shutil.rmtree(folder)
     return DatasetFrozen(
         task=task.task,
         run_id=command.run_id,
@@ -218,9 +221,10 @@ def _begin(steps: Steps, folder: Path, spec: FreezeSpec | OpinionSpec) -> None:
     steps.stop(folder, "something else is wanted")
     if steps.look(folder).status == "running":
         raise StepError(f"{folder.name} is still being worked on", hint="It begins anew when that has ended.")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, mode=0o700)
-    write_json(folder / "spec.json", spec)
+    with steps.fence():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        write_json(folder / "spec.json", spec)
     reached("fit.folder_prepared")
 
 
@@ -233,36 +237,45 @@ def _carried_out(steps: Steps, folder: Path) -> bool:
     try:
         return steps.carried_out("fit", folder)
     except StepError:
-        shutil.rmtree(folder, ignore_errors=True)
+        with steps.fence():
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 # ---------------------------------------------------------------- the training's run folder
 
 
-def prepare_training(app: App, cycle: Cycle, rules: TaskSettings, base: BaseModelRef, folder: Path) -> TrainSpec:
+def prepare_training(
+    app: App, cycle: Cycle, rules: TaskSettings, base: BaseModelRef, folder: Path, fence: Fence = nullcontext
+) -> TrainSpec:
     """Render a dataset into the run folder, with the prompt that the adapter will be deployed with.
 
     A folder that is already there keeps its spec, so that a resumed run goes on with the same one; texts that were
     erased in between are left out.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     spec_file = folder / "spec.json"
-    if spec_file.exists():
-        spec = read_json(spec_file, TrainSpec)
-    else:
+    fresh = not spec_file.exists()
+    if fresh:
         spec = training_spec(app, rules, base, run_id=cycle.run_id, adapter=cycle.adapter, plan=cycle.plan)
-        write_json(spec_file, spec)
-    reached("train.spec_written")
+    else:
+        spec = read_json(spec_file, TrainSpec)
     items = read_lines(app.workspace.artifacts.path(cycle.dataset, verify=True) / "dataset.jsonl", Item)
     general = general_lines(app, rules.training.general_file)
     with app.workspace.rendering():
         texts = app.workspace.texts.many([item.id for item in items if item.kind == "task"])
-        for split in ("train", "valid"):
-            examples = [
+        examples = {
+            split: [
                 _example(item, spec, texts, general) for item in items if item.split == split and _known(item, texts)
             ]
-            write_lines(folder / f"{split}.jsonl", examples)
+            for split in ("train", "valid")
+        }
+        with fence():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if fresh:
+                write_json(spec_file, spec)
+            reached("train.spec_written")
+            for split, rows in examples.items():
+                write_lines(folder / f"{split}.jsonl", rows)
     return spec
 
 

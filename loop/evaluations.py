@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from adapters import metrics
@@ -27,6 +28,7 @@ from loop.bootstrap import App
 from loop.commands import StartEvaluation
 from loop.settings import TaskSettings
 from loop.state import TaskState
+from loop.steps import Fence
 from store import queries
 from store.events import EvaluationSucceeded, Event, ForgettingMeasured
 from store.kill_points import reached
@@ -48,13 +50,21 @@ def exam_items(app: App, task: str) -> list[ExamItem]:
 
 
 def prepare(
-    app: App, task: TaskState, rules: TaskSettings, command: StartEvaluation, base: BaseModelRef, folder: Path
+    app: App,
+    task: TaskState,
+    rules: TaskSettings,
+    command: StartEvaluation,
+    base: BaseModelRef,
+    folder: Path,
+    fence: Fence = nullcontext,
 ) -> EvalSpec:
-    """Write the run folder of a look; a folder that is already there is kept, so a retry sees the same exam."""
+    """Write the run folder of a look; a folder that is already there is kept, so a retry sees the same exam.
+
+    Raises:
+        StaleEpoch: `fence` refuses; nothing was written.
+    """
     if (folder / "spec.json").exists():
         return read_json(folder / "spec.json", EvalSpec)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, mode=0o700)
     app.workspace.projections.catch_up()
     artifacts = app.workspace.artifacts
     remote = bool(upstream(app.settings).url)
@@ -96,9 +106,13 @@ def prepare(
         threads=rules.training.threads,
         device=rules.training.device,
     )
-    write_lines(folder / "exam.jsonl", exam_items(app, task.task))
-    reached("evaluate.exam_written")
-    write_json(folder / "spec.json", spec)
+    exam = exam_items(app, task.task)
+    with fence():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        write_lines(folder / "exam.jsonl", exam)
+        reached("evaluate.exam_written")
+        write_json(folder / "spec.json", spec)
     return spec
 
 

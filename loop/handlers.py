@@ -72,10 +72,15 @@ class Context:
     def folder(self, name: str) -> Path:
         return self.app.workspace.paths.runs / name
 
-    def start(self, kind: ev.StepKind, folder: Path) -> None:
-        """Start a step's child, unless another daemon has taken over since its start was recorded."""
+    def forget_ending(self, folder: Path) -> None:
+        """See `steps.forget_ending`; raises StaleEpoch when the run is another daemon's by now."""
         with self.lease.fence():
-            self.steps.start(kind, folder)
+            forget_ending(folder)
+
+    def forget_texts(self, folder: Path) -> None:
+        """See `steps.forget_texts`; raises StaleEpoch when the run is another daemon's by now."""
+        with self.lease.fence():
+            forget_texts(folder)
 
 
 def _run_draft(event: Any, *key: str | int) -> Draft:
@@ -126,7 +131,7 @@ def start_training(context: Context, command: cmd.StartTraining) -> list[Recorde
     _, rules = context.task(command.task)
     base = serving.base_ref(app)
     folder = context.folder(command.run_id)
-    spec = datasets.prepare_training(app, cycle, rules, base, folder)
+    spec = datasets.prepare_training(app, cycle, rules, base, folder, context.lease.fence)
     progress = context.steps.look(folder)
     if progress.status == "running":
         raise StepError(f"{command.run_id} is still being worked on by another process")
@@ -146,11 +151,11 @@ def start_training(context: Context, command: cmd.StartTraining) -> list[Recorde
         epoch_cap_exceeded=planned.epoch_cap_exceeded,
         resumed_from=progress.checkpoint,
     )
-    forget_ending(folder)
+    context.forget_ending(folder)
     reached("train.folder_prepared")
     recorded = context.append([_run_draft(event, command.attempt)], cause=command.run_id)
     reached("train.start_recorded")
-    context.start("train", folder)
+    context.steps.start("train", folder)
     reached("train.child_started")
     return recorded
 
@@ -290,7 +295,7 @@ def _forget_run(context: Context, cycle: Cycle) -> None:
     """Remove the texts of a run that is given up: before it is recorded, since nobody comes back afterwards."""
     for name in (cycle.run_id, cycle.evaluation_id):
         if name:
-            forget_texts(context.folder(name))
+            context.forget_texts(context.folder(name))
     reached("park.texts_forgotten")
 
 
@@ -322,7 +327,7 @@ def register_adapter(context: Context, command: cmd.RegisterAdapter) -> list[Rec
         prompt=spec.prompt,
         temperature=done.temperature,
     )
-    forget_texts(folder)  # first: after the record nobody comes back for them
+    context.forget_texts(folder)  # first: after the record nobody comes back for them
     reached("register.texts_forgotten")
     return context.append([_run_draft(event)], cause=command.run_id)
 
@@ -339,7 +344,7 @@ def start_evaluation(context: Context, command: cmd.StartEvaluation) -> list[Rec
     folder = context.folder(evaluation_id)
     base = serving.base_ref(app)
     with app.workspace.rendering():
-        evaluations.prepare(app, state, rules, command, base, folder)
+        evaluations.prepare(app, state, rules, command, base, folder, context.lease.fence)
     if not questions.exam_is_answered(app, context.steps, state, folder):
         return []  # a remote baseline is still being asked
     items = evaluations.read_exam(folder)
@@ -355,11 +360,11 @@ def start_evaluation(context: Context, command: cmd.StartEvaluation) -> list[Rec
         hard_exam=sum(item.hard for item in items),
         look=command.look,
     )
-    forget_ending(folder)
+    context.forget_ending(folder)
     reached("evaluate.folder_prepared")
     recorded = context.append([_run_draft(event, evaluation_id, command.attempt)], cause=command.run_id)
     reached("evaluate.start_recorded")
-    context.start("evaluate", folder)
+    context.steps.start("evaluate", folder)
     reached("evaluate.child_started")
     return recorded
 
@@ -373,7 +378,7 @@ def judge_candidate(context: Context, command: cmd.Judge) -> list[Recorded]:
     past = [one.event for one in context.app.workspace.log.stream(f"run/{command.run_id}")]
     event = gate.judge(gate.evidence(past, cycle.evaluation_id), rules.gate)
     reached("judge.decided")
-    forget_texts(context.folder(cycle.evaluation_id))
+    context.forget_texts(context.folder(cycle.evaluation_id))
     reached("judge.texts_forgotten")
     return context.append([_run_draft(event, cycle.evaluation_id)], cause=command.run_id)
 

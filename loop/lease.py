@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from store.errors import Conflict, DaemonRunning, StoreError
+from store.errors import Conflict, DaemonRunning, StaleEpoch, StoreError
 from store.events import LeaseAcquired
 from store.kill_points import reached
 from store.log import Draft, Log
@@ -76,6 +76,7 @@ def acquire(folder: Path, log: Log, *, now: datetime, take_over: bool = False) -
         DaemonRunning: another process holds the lock and `take_over` is not set, or it was stopped in the middle of
             a write, so that nobody else can write.
     """
+    known = log.epoch()
     path = folder / LOCK
     # a+ and no truncation: the file names its holder, and we may not be the next one
     file = path.open("a+", encoding="utf-8")
@@ -91,7 +92,16 @@ def acquire(folder: Path, log: Log, *, now: datetime, take_over: bool = False) -
     holder = f"pid {os.getpid()} on {socket.gethostname()}"
     reached("lease.locked")
     try:
-        epoch = _raise_epoch(log, holder, now, taken_over=held)
+        epoch = _raise_epoch(log, holder, now, taken_over=held, known=known)
+        reached("lease.raised")
+        with log.fenced(epoch):  # the file names the newest holder, whoever is stalled here
+            file.seek(0)
+            file.truncate()
+            file.write(holder)
+            file.flush()
+    except (DaemonRunning, StaleEpoch):
+        file.close()
+        raise
     except StoreError as error:
         file.close()
         if not held:
@@ -100,11 +110,6 @@ def acquire(folder: Path, log: Log, *, now: datetime, take_over: bool = False) -
             f"the daemon that hangs ({former}) cannot be fenced off: {error.message}",
             hint="It may hold the database in the middle of a write: end it with kill -9, nothing is lost.",
         ) from error
-    reached("lease.raised")
-    file.seek(0)
-    file.truncate()
-    file.write(holder)
-    file.flush()
     return Lease(file, epoch, log, taken_over=held)
 
 
@@ -125,13 +130,23 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-def _raise_epoch(log: Log, holder: str, now: datetime, *, taken_over: bool) -> int:
+def _raise_epoch(log: Log, holder: str, now: datetime, *, taken_over: bool, known: int) -> int:
+    """Append LeaseAcquired with the next epoch; `known` is the newest one before the lock was asked for."""
     while True:
         version = log.version(STREAM)
         epoch = log.epoch() + 1
+        if not taken_over and epoch > known + 1 and _was_taken_over(log, known):
+            raise DaemonRunning(
+                "another daemon was started with --take-over while this one stalled", hint="`tuneloop status` shows it."
+            )
         event = LeaseAcquired(holder=holder, new_epoch=epoch, taken_over=taken_over)
         try:
             log.append([Draft(event, STREAM)], actor="daemon", now=now, expected={STREAM: version}, epoch=epoch)
         except Conflict:
             continue  # a pause or another take-over came in between
         return epoch
+
+
+def _was_taken_over(log: Log, known: int) -> bool:
+    leases = [one.event for one in log.select("type = 'LeaseAcquired'", [], limit=20)]
+    return any(one.taken_over and one.new_epoch > known for one in leases if isinstance(one, LeaseAcquired))

@@ -97,9 +97,12 @@ def exam_is_answered(app: App, steps: Steps, task: TaskState, folder: Path) -> b
             return False
         answers, _ = asking.given(aside, task.baseline)
         part = folder / f"{GIVEN}.part"
-        write_lines(part, [_prediction(task.baseline, answers.get(item.id), item.id) for item in exam])
-        part.replace(folder / GIVEN)  # it is never asked for again: whole or not at all
-    shutil.rmtree(aside, ignore_errors=True)
+        with steps.fence():
+            write_lines(part, [_prediction(task.baseline, answers.get(item.id), item.id) for item in exam])
+            part.replace(folder / GIVEN)  # it is never asked for again: whole or not at all
+    if aside.exists():
+        with steps.fence():
+            shutil.rmtree(aside, ignore_errors=True)
     return True
 
 
@@ -116,10 +119,11 @@ def _asked(steps: Steps, folder: Path, key: str, prepare: Callable[[str], AskSpe
         steps.stop(folder, "another question")
         if steps.look(folder).status == "running":
             return None
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, mode=0o700)
         spec = prepare(key)
-        write_json(folder / "spec.json", spec)
+        with steps.fence():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, mode=0o700)
+            write_json(folder / "spec.json", spec)
         reached("ask.folder_prepared")
     try:
         return spec if steps.carried_out("ask", folder) else None

@@ -93,6 +93,10 @@ class Service:
     def pid(self) -> int:
         return self._process.pid if self._process else 0
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def tend(self) -> bool:
         """Start the process when it is down and its pause is over. Returns whether it is up.
 
@@ -194,6 +198,9 @@ class Services:
     def tend(self) -> Endpoints:
         """Keep every service up and write their addresses when they have changed."""
         for service in self._services.values():
+            if not service.runs:
+                with self._fence():  # a daemon that was taken over starts nothing
+                    pass
             service.tend()
         current = Endpoints(
             engine=self._url("engine"),

@@ -6,13 +6,15 @@ The contract of the folder is `adapters.specs`.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +55,9 @@ MODEL_ENVIRONMENT = {
 }
 
 
+Fence = Callable[[], AbstractContextManager[None]]
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """What a run folder says of its step."""
 
@@ -68,9 +73,20 @@ class Steps:
     """The children that this process has started, by run folder."""
 
     def __init__(
-        self, logs: Path, environment: Mapping[str, str] | None = None, modules: Mapping[str, str] = MODULES
+        self,
+        logs: Path,
+        environment: Mapping[str, str] | None = None,
+        modules: Mapping[str, str] = MODULES,
+        fence: Fence = contextlib.nullcontext,
     ) -> None:
-        """`environment` is added to that of every child."""
+        """Args:
+        logs: folder for what the children print.
+        environment: added to that of every child.
+        modules: what is started for each kind of step.
+        fence: entered while a child is started, and by whoever changes a run folder; it refuses a daemon that was
+            taken over.
+        """
+        self.fence = fence
         self._logs = logs
         self._modules = modules
         self._environment = {**MODEL_ENVIRONMENT, **(environment or {})}
@@ -81,10 +97,13 @@ class Steps:
         """Start the step's child; what it prints goes to a log file of its own.
 
         The child dies with this process (it asks the kernel for that itself) and locks its folder.
+
+        Raises:
+            StaleEpoch: another daemon has taken over.
         """
         self._stopped.pop(folder, None)
         log = self._logs / f"{folder.name}.log"
-        with log.open("ab") as output:
+        with self.fence(), log.open("ab") as output:
             self._children[folder] = subprocess.Popen(
                 [sys.executable, "-m", self._modules[kind], str(folder)],
                 stdin=subprocess.DEVNULL,
