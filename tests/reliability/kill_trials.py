@@ -37,7 +37,7 @@ _SPECIAL = {
     "dies": ("step.interruption_seen",),
     # its late records are shown to the control that the first run has left
     "rebuilds": ("projections.shadow_filled", "projections.swapped", "harvest.opinions_written"),
-    "moves": ("intake.file_copied",),
+    "moves": ("intake.file_copied", "production.adapter_loaded"),  # its adapter stays champion
     "asks": ("ask.folder_prepared", "ask.part_kept", "ask.done"),
 }
 _SPECIAL_POINTS = {point for points in _SPECIAL.values() for point in points}
@@ -125,7 +125,7 @@ def killed(
     try:
         for kill in [*kills, ""]:
             deaths += world.run(root, kill, real=real) != 0
-        return world.outcome(root, timed=real), deaths
+        return world.outcome(root, timed=real or one.name == "asks"), deaths
     finally:
         if elsewhere is not None:
             shutil.rmtree(elsewhere)

@@ -19,11 +19,8 @@ from store import events as ev
 from store.workspace import Workspace
 
 MORE = "more.jsonl"
-# besides their own points every verb is killed at these, where it comes by
-SHARED = (
-    "log.written", "log.committed", "projections.folded", "projections.shadow_filled", "projections.swapped",
-    "file.temporary_written", "production.pointer_moved", "artifacts.renamed",
-)  # fmt: skip
+# besides its own points every verb is killed at these, where it comes by
+SHARED = ("log.written", "log.committed", "projections.folded")
 
 
 class Verb(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +49,12 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         name="promote",
         arguments=("promote", "zero-shot@1"),
-        points=("action.deployment_checked", "action.deployment_recorded"),
+        points=(
+            "action.deployment_checked",
+            "action.deployment_recorded",
+            "file.temporary_written",
+            "production.pointer_moved",
+        ),
         settles=True,
     ),
     Verb(
@@ -62,7 +64,11 @@ VERBS: tuple[Verb, ...] = (
         says=ev.AdapterRolledBack,
         settles=True,
     ),
-    Verb(name="verify", arguments=("verify", "--rebuild")),
+    Verb(
+        name="verify",
+        arguments=("verify", "--rebuild"),
+        points=("projections.shadow_filled", "projections.swapped"),
+    ),
     Verb(
         name="archive",
         arguments=("archive", "--before", "150"),

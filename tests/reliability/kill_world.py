@@ -269,6 +269,9 @@ def _plain(value: dict[str, Any]) -> str:
 def _steady(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _steady(one) for key, one in value.items() if key not in VOLATILE}
+    if isinstance(value, str) and value.startswith(("[", "{")):  # a column that holds JSON
+        with contextlib.suppress(ValueError):
+            return _steady(json.loads(value))
     return [_steady(one) for one in value] if isinstance(value, list) else value
 
 

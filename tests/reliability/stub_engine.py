@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from kill_texts import answer_of
 from adapters.child import die_with_parent
 
 loaded = ["base"]
+calls = Path("calls")  # every request that was answered: process, method, path
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -36,6 +38,8 @@ class Handler(BaseHTTPRequestHandler):
             self._reply({"choices": [{"message": {"content": said}}], "model": body["model"]})
 
     def _reply(self, value: dict[str, Any]) -> None:
+        with calls.open("ab", buffering=0) as file:  # a line in one write, whoever else writes
+            file.write(f"{os.getpid()} {self.command} {self.path}\n".encode())
         data = json.dumps(value).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
@@ -51,6 +55,8 @@ def main() -> None:
     parser.add_argument("--port-file", type=Path)
     given, _ = parser.parse_known_args()
     die_with_parent()
+    global calls
+    calls = given.port_file.parents[1] / "logs" / "engine.calls"
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     part = given.port_file.with_suffix(".part")
     part.write_text(str(server.server_port))
