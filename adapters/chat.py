@@ -69,15 +69,18 @@ def read_request(body: Any) -> Asked:
     wanted = body.get("logprobs")
     if wanted is not None and not isinstance(wanted, bool):
         raise Refusal(400, "'logprobs' must be true or false")
+    most = _whole(body, "max_completion_tokens", 1, MAX_TOKENS)
+    most_by_its_older_name = _whole(body, "max_tokens", 1, MAX_TOKENS)
+    top = _whole(body, "top_logprobs", 0, TOP_LIMIT)
     return Asked(
         model=model,
         prompt=PromptSpec(name="", digest="", system=system, shots=shots),
         text=messages[-1].content,
         choices=_choices(body),
-        max_tokens=_whole(body, ("max_completion_tokens", "max_tokens"), 16, 1, MAX_TOKENS),
-        temperature=_number(body, ("temperature",), 0.0, 0.0, 2.0),
-        seed=_whole(body, ("seed",), 0, -(2**62), 2**62),
-        top=max(1, _whole(body, ("top_logprobs",), 1, 0, TOP_LIMIT)) if wanted else 0,
+        max_tokens=most or most_by_its_older_name or 16,
+        temperature=_number(body, "temperature", 0, 2) or 0.0,
+        seed=_whole(body, "seed", -(2**62), 2**62) or 0,
+        top=max(1, top or 0) if wanted else 0,
     )
 
 
@@ -116,37 +119,38 @@ def _choices(body: dict[str, Any]) -> tuple[str, ...]:
     structured = body.get("structured_outputs")
     if structured is not None and not isinstance(structured, dict):
         raise Refusal(400, "'structured_outputs' must be an object")
-    choices = body.get("guided_choice") if structured is None else structured.get("choice")
-    if choices is None:
-        return ()
-    if (
-        not isinstance(choices, list)
-        or not 0 < len(choices) <= MAX_CHOICES
-        or not all(isinstance(one, str) and 0 < len(one) <= MAX_CHOICE_CHARS for one in choices)
-        or len(set(choices)) != len(choices)
-    ):
-        raise Refusal(
-            400, f"'choice' must be 1 to {MAX_CHOICES} different strings of 1 to {MAX_CHOICE_CHARS} characters"
-        )
-    return tuple(choices)
+    for choices in (body.get("guided_choice"), (structured or {}).get("choice")):
+        if choices is not None and not _are_choices(choices):
+            raise Refusal(
+                400, f"'choice' must be 1 to {MAX_CHOICES} different strings of 1 to {MAX_CHOICE_CHARS} characters"
+            )
+    return tuple(choices or body.get("guided_choice") or ())
 
 
-def _number(body: dict[str, Any], names: Sequence[str], default: float, low: float, high: float) -> float:
-    for name in names:
-        value = body.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise Refusal(400, f"{name!r} must be a number from {low:g} to {high:g}")
-        default = value
-        break
-    return default
+def _are_choices(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and 0 < len(value) <= MAX_CHOICES
+        and all(isinstance(one, str) and 0 < len(one) <= MAX_CHOICE_CHARS for one in value)
+        and len(set(value)) == len(value)
+    )
 
 
-def _whole(body: dict[str, Any], names: Sequence[str], default: int, low: int, high: int) -> int:
-    value = _number(body, names, default, low, high)
+def _number(body: dict[str, Any], name: str, low: float, high: float) -> float | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise Refusal(400, f"{name!r} must be a number from {low:g} to {high:g}")
+    return value
+
+
+def _whole(body: dict[str, Any], name: str, low: int, high: int) -> int | None:
+    value = _number(body, name, low, high)
+    if value is None:
+        return None
     if value != int(value):
-        raise Refusal(400, f"{names[0]!r} must be a whole number")
+        raise Refusal(400, f"{name!r} must be a whole number")
     return int(value)
 
 

@@ -134,16 +134,13 @@ _MODELS = {
         },
     },
 }
+_NAME = {"type": "string", "minLength": 1, "maxLength": 4095, "pattern": "^[^\\u0000]+$"}
 _LOAD = {
     "type": "object",
     "required": ["lora_name", "lora_path"],
-    "properties": {"lora_name": {"type": "string", "minLength": 1}, "lora_path": {"type": "string", "minLength": 1}},
+    "properties": {"lora_name": _NAME, "lora_path": _NAME},
 }
-_UNLOAD = {
-    "type": "object",
-    "required": ["lora_name"],
-    "properties": {"lora_name": {"type": "string", "minLength": 1}},
-}
+_UNLOAD = {"type": "object", "required": ["lora_name"], "properties": {"lora_name": _NAME}}
 _DONE = {
     "type": "object",
     "required": ["status", "model"],
@@ -170,14 +167,14 @@ _ALWAYS = (400, 401, 403, 421, 429, 431, 505)  # what stands before every path
 
 def _answer(about: str, schema: str) -> dict[str, Any]:
     reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    return {"description": about, "content": {"application/json": reference}}
+
+
 def _page(name: str, about: str) -> dict[str, Any]:
     """An operation that answers with text for Prometheus."""
     operation = _operation(name, about, "Any")
     operation["responses"]["200"] = {"description": about, "content": {"text/plain": {"schema": {"type": "string"}}}}
     return operation
-
-
-    return {"description": about, "content": {"application/json": reference}}
 
 
 def _operation(name: str, about: str, reply: str, *more: int, body: str = "", free: bool = False) -> dict[str, Any]:

@@ -224,6 +224,11 @@ class Scorer:
         if not texts:
             return
         room = self.max_length - (reserve or ends)
+        if room <= 0:  # to `encode` it would mean: no limit
+            raise ModelError(
+                f"the answers alone need {reserve or ends} tokens of the {self.max_length} that the model takes",
+                hint="Use fewer or shorter labels, or a smaller max_tokens.",
+            )
         encoded = [encode(self.bank.tokenizer, prompt.messages(text), room, user=prompt.user) for text in texts]
         prefix = self._prefix(adapter, prompt)
         shared = [common(prefix.tokens, one.tokens) for one in encoded]

@@ -62,7 +62,7 @@ def fuzz(served: Served, document: dict[str, Any], models: list[str], folder: Pa
     env = {**os.environ, "SCHEMATHESIS_HOOKS": HOOKS.stem, "PYTHONPATH": str(HOOKS.parent), "NO_PROXY": "*"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, env=env)
     said = done.stdout + done.stderr
-    assert done.returncode == 0, said[-6000:]
+    assert done.returncode == 0, said[-20_000:]
     count = re.search(r"(\d+) generated, (\d+) passed", said)
     assert count and int(count[1]) > 100, said[-3000:]
     return said
