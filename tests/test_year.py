@@ -1,0 +1,242 @@
+"""A simulated year of one task: the iteration cycle that the loop is built on, by the policy and the harvest alone.
+
+Fifty examples, a training, an exam; then twenty more at a time, aimed at what production got wrong, until candidates
+stop gaining; then five hundred examples and a higher rank, overnight; then small steps again on the new champion.
+What is simulated is the world, not the loop: tickets come in, production answers them as well as its labels allow,
+corrections come back for some of its mistakes, and a labeller does four reviews a working day.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+from cli_world import make
+from loop_world import World, settings
+
+from adapters.specs import BaseModelRef
+from loop import commands as cmd
+from loop.bootstrap import open_app
+from loop.datasets import training_spec
+from loop.policy import is_plateau, waits
+from loop.selection import Candidate, Wanted, select
+from store import events as ev
+
+TICKETS = 12  # a day
+REVIEWS = 4  # a working day, training side; as many audit draws in a week
+CORRECTED = 0.7  # of production's mistakes
+CEILING = {"standard": 0.85, "overnight": 0.93}  # accuracy that no number of examples lifts that rank above
+KNOWN = 25  # examples after which an adapter has gained half of what it can
+
+
+def accuracy(plan: str, labels: int) -> float:
+    """Of an adapter: a learning curve that flattens out, higher for a higher rank."""
+    return 0.5 + (CEILING[plan] - 0.5) * (1 - 2 ** (-labels / KNOWN))
+
+
+class Year(World):
+    """A world with tickets, a queue and a labeller."""
+
+    def __init__(self) -> None:
+        super().__init__(settings())
+        self.chance = random.Random(1)  # noqa: S311
+        self.tickets = 0
+        self.unseen: dict[str, Candidate] = {}
+        self.queue: list[Wanted] = []
+        self.labelled_for: list[str] = []  # why each training-side label was asked for, in order
+        self.skill = {"zero-shot@1": 0.5}
+        self.verdict = self.judged
+
+    # what the world does
+
+    def day(self, number: int) -> None:
+        for _ in range(TICKETS):
+            self.ticket()
+        if number % 7 < 5:
+            for one in self.take(REVIEWS):
+                self.labelled_for.append(one.reasons[0].name)
+                self.label(one.record_id, "ab"[self.chance.random() < 0.5])
+            if number % 7 == 0:
+                for draw in range(REVIEWS):
+                    self.label(f"audit-{number}-{draw}", "ab"[draw % 2], side="exam")
+        self.run()
+        self.now += timedelta(days=1)
+
+    def ticket(self) -> None:
+        self.tickets += 1
+        name, champion = f"r{self.tickets}", self.state.task("t").champion.answerer
+        right = self.chance.random() < self.skill.get(champion, 0.5)
+        wrong = not right and self.chance.random() < CORRECTED
+        self.happen(
+            ev.RecordReceived(
+                task="t", record_id=name, text_digest="", chars=1, source="inbox", side="train", audit=False,
+                audit_probability=0.3, cluster=name, answer="a", answered_by=champion,
+            )
+        )  # fmt: skip
+        if wrong:
+            self.happen(
+                ev.FeedbackReceived(
+                    task="t", record_id=name, label="b", side="train", disagrees=True, answered_by=champion
+                )
+            )
+        self.unseen[name] = Candidate(
+            record_id=name, cluster=name, side="train", answer="a", feedback="b" if wrong else None,
+            margin=0.9 if right else 0.4,
+        )  # fmt: skip
+
+    def take(self, count: int) -> list[Wanted]:
+        self.queue.sort(key=lambda one: -one.priority)
+        taken, self.queue = self.queue[:count], self.queue[count:]
+        return taken
+
+    # what the machines of this world answer
+
+    def carry_out(self, command: cmd.Command) -> None:
+        if isinstance(command, cmd.Harvest):
+            self.harvest()
+        super().carry_out(command)
+        if isinstance(command, cmd.StartTraining):
+            cycle = self.state.task("t").cycle
+            assert cycle is not None
+            self.skill[cycle.adapter] = accuracy(cycle.plan, cycle.labels_train)
+
+    def harvest(self) -> None:
+        """As the daemon does it: the window's newest records, the rules of `selection`."""
+        task, rules = self.state.task("t"), self.rules.tasks["t"].harvest
+        found = select(
+            list(self.unseen.values())[-1000:],
+            rules,
+            labels={label: task.labels_train.get(label, 0) for label in "ab"},
+            room=max(0, rules.queue_size - len(self.queue)),
+        )
+        self.queue += found.wanted
+        for one in found.wanted:
+            del self.unseen[one.record_id]
+
+    def judged(self, candidate: str, _: int) -> ev.Outcome:
+        """A gate that is never wrong: it promotes what is no worse."""
+        return "promote" if self.skill[candidate] >= self.champions_skill() else "reject"
+
+    def champions_skill(self) -> float:
+        return self.skill[self.state.task("t").champion.answerer]
+
+    def happen(self, event: ev.Event, stream: str = "x") -> None:
+        if isinstance(event, ev.AdapterPromoted):  # with the gain that the exam would have shown
+            event = msgspec.structs.replace(event, gain=self.skill[event.answerer] - self.champions_skill())
+        super().happen(event, stream)
+
+    # what is asked of it afterwards
+
+    @property
+    def trainings(self) -> list[ev.DatasetFrozen]:
+        return [one.event for one in self.log if isinstance(one.event, ev.DatasetFrozen)]
+
+    @property
+    def promotions(self) -> list[ev.AdapterPromoted]:
+        return [one.event for one in self.log if isinstance(one.event, ev.AdapterPromoted)]
+
+
+@pytest.fixture(scope="module")
+def year() -> Year:
+    world = Year()
+    for number in range(60):
+        world.label(f"exam-{number}", "ab"[number % 2], side="exam")
+    began = time.process_time()
+    for number in range(365):
+        world.day(number)
+    assert time.process_time() - began < 20, "a year takes about a second"
+    return world
+
+
+def test_it_begins_with_fifty_examples_and_goes_on_with_twenty_at_a_time(year: Year) -> None:
+    small = [one.labels_train for one in year.trainings if one.plan == "standard"]
+    first = small[: small.index(max(size for size in small if size < 500)) + 1]
+    assert 50 <= first[0] < 50 + REVIEWS  # a day's reviews come in at once
+    assert len(first) >= 4 and all(20 <= b - a < 20 + REVIEWS for a, b in pairwise(first))
+    assert year.promotions[0].previous == "zero-shot@1" and year.promotions[0].gain > 0.1
+
+
+def test_what_is_added_aims_at_what_production_got_wrong(year: Year) -> None:
+    sizes = [one.labels_train for one in year.trainings]
+    mistakes = 1 - accuracy("standard", sizes[1])
+    for before, after in pairwise(sizes[:5]):
+        asked = year.labelled_for[before:after]
+        failures = sum(one == "misclassified" for one in asked) / len(asked)
+        assert failures > 2 * mistakes, (before, after, failures)  # drawn at random they would be as frequent
+
+
+def test_small_steps_end_where_candidates_stop_gaining_and_the_overnight_run_follows(year: Year) -> None:
+    plans = [(one.plan, one.labels_train) for one in year.trainings]
+    large = next(number for number, (plan, _) in enumerate(plans) if plan == "overnight")
+    assert {plan for plan, _ in plans[:large]} == {"standard"} and large >= 4
+    assert 500 <= plans[large][1] < 500 + REVIEWS
+    rules = year.rules.tasks["t"].trigger
+    gains = {one.run_id: one.gain for one in year.promotions}
+    before = [gains.get(one.run_id, 0.0) for one in year.trainings[:large]]
+    rounds = rules.plateau_rounds
+    assert all(gain < rules.plateau_delta for gain in before[-rounds:])
+    # not a round too early: up to then one of any three in a row had gained
+    assert all(max(before[at : at + rounds]) >= rules.plateau_delta for at in range(len(before) - rounds)), before
+    assert plans[large][1] - plans[large - 1][1] > rules.every  # it waited for the larger set
+    assert gains[year.trainings[large].run_id] > rules.plateau_delta  # which the higher rank was worth
+
+
+def test_after_the_overnight_run_small_steps_do_not_take_its_place_and_the_next_is_overnight_again(
+    year: Year,
+) -> None:
+    plans = [one.plan for one in year.trainings]
+    large = plans.index("overnight")
+    after = year.trainings[large + 1 :]
+    assert len(after) >= 4
+    rounds = year.rules.tasks["t"].trigger.plateau_rounds
+    # its gain ends the plateau; small steps of the lower rank are then judged against it, and fail
+    assert [one.plan for one in after[:rounds]] == ["standard"] * rounds
+    assert after[rounds].plan == "overnight"
+    rejected = {one.event.run_id for one in year.log if isinstance(one.event, ev.CandidateRejected)}
+    assert {one.run_id for one in after[:rounds]} <= rejected
+    assert {year.trainings[at].plan for at, one in enumerate(year.trainings) if one.run_id == champion_run(year)} == {
+        "overnight"
+    }
+    sizes = [one.labels_train for one in year.trainings[large:]]
+    assert all(20 <= b - a < 20 + REVIEWS for a, b in pairwise(sizes))
+
+
+def champion_run(year: Year) -> str:
+    return year.promotions[-1].run_id
+
+
+def test_production_is_far_better_at_the_end_and_the_loop_says_what_it_waits_for(year: Year) -> None:
+    assert year.champions_skill() > 0.9
+    served = year.state.task("t").served
+    large = next(one.run_id for one in year.trainings if one.plan == "overnight")
+    overnight = next(one.answerer for one in year.promotions if one.run_id == large)
+    first, last = served["zero-shot@1"], served[overnight]
+    assert last.records > 300
+    assert last.disagreements / last.records < 0.4 * first.disagreements / first.records
+    assert not any(isinstance(one.event, ev.AdapterRolledBack) for one in year.log)
+    assert waits(year.state, year.rules, "t")[-1].endswith("more labels until training")
+
+
+def test_while_the_plateau_lasts_the_larger_set_is_what_is_waited_for() -> None:
+    world = Year()
+    for number in range(60):
+        world.label(f"exam-{number}", "ab"[number % 2], side="exam")
+    number = 0
+    while not is_plateau(world.state.task("t"), world.rules.tasks["t"]):
+        world.day(number)
+        number += 1
+    missing = 500 - world.state.task("t").train_total
+    assert f"{missing} more labels until training" in waits(world.state, world.rules, "t")
+
+
+def test_an_overnight_run_is_asked_to_train_a_higher_rank(tmp_path: Path) -> None:
+    with open_app(make(tmp_path / "w"), env={}) as app:
+        rules, base = app.settings.task("tickets"), BaseModelRef(path="", digest="")
+        named = {"run_id": "tickets-run-1", "adapter": "tickets-v1"}
+        ranks = [training_spec(app, rules, base, **named, plan=plan).rank for plan in ("standard", "overnight")]
+    assert ranks == [rules.training.rank, rules.trigger.overnight_rank] and ranks[1] > ranks[0]
