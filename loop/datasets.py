@@ -155,20 +155,7 @@ def freeze(
         StepError: it failed, for example because fewer than two classes are left; the next call begins anew.
     """
     folder = app.workspace.paths.runs / f"{command.run_id}.dataset"
-    gentle = command.plan == "gentle"
-    spec = FreezeSpec(
-        task=task.task,
-        plan=command.plan,
-        trigger=command.trigger,
-        up_to=app.state().position,
-        labels_train=task.train_total,
-        labels=rules.labels,
-        valid_share=rules.training.valid_share,
-        near_duplicate=rules.splits.near_duplicate,
-        general_share=rules.trigger.gentle_general_share if gentle else rules.training.general_share,
-        general_file=rules.training.general_file,
-        seed=rules.training.seed,
-    )
+    spec = freeze_spec(app, task, rules, command.plan, command.trigger)
     known = _spec(folder)
     # what was begun goes on, whatever was labelled since, unless something else is wanted now
     if isinstance(known, FreezeSpec) and spec == msgspec.structs.replace(
@@ -199,6 +186,24 @@ def freeze(
         warnings=frozen.warnings,
         trigger=spec.trigger,
         plan=spec.plan,
+    )
+
+
+def freeze_spec(app: App, task: TaskState, rules: TaskSettings, plan: Plan, trigger: str) -> FreezeSpec:
+    """What is asked of `fitting` for a dataset of the labels that stand now."""
+    gentle = plan == "gentle"
+    return FreezeSpec(
+        task=task.task,
+        plan=plan,
+        trigger=trigger,
+        up_to=app.state().position,
+        labels_train=task.train_total,
+        labels=rules.labels,
+        valid_share=rules.training.valid_share,
+        near_duplicate=rules.splits.near_duplicate,
+        general_share=rules.trigger.gentle_general_share if gentle else rules.training.general_share,
+        general_file=rules.training.general_file,
+        seed=rules.training.seed,
     )
 
 
@@ -260,15 +265,8 @@ def prepare_training(
     else:
         spec = read_json(spec_file, TrainSpec)
     items = read_lines(app.workspace.artifacts.path(cycle.dataset, verify=True) / "dataset.jsonl", Item)
-    general = general_lines(app, rules.training.general_file)
     with app.workspace.rendering():
-        texts = app.workspace.texts.many([item.id for item in items if item.kind == "task"])
-        examples = {
-            split: [
-                _example(item, spec, texts, general) for item in items if item.split == split and _known(item, texts)
-            ]
-            for split in ("train", "valid")
-        }
+        examples = rendered(app, rules, spec, items)
         with fence():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if fresh:
@@ -277,6 +275,20 @@ def prepare_training(
             for split, rows in examples.items():
                 write_lines(folder / f"{split}.jsonl", rows)
     return spec
+
+
+def rendered(app: App, rules: TaskSettings, spec: TrainSpec, items: list[Item]) -> dict[str, list[Example]]:
+    """Examples with their texts, by split ("train", "valid"), erased ones left out. The caller is `rendering`.
+
+    Raises:
+        StepError: the file of general examples cannot be read.
+    """
+    general = general_lines(app, rules.training.general_file)
+    texts = app.workspace.texts.many([item.id for item in items if item.kind == "task"])
+    return {
+        split: [_example(item, spec, texts, general) for item in items if item.split == split and _known(item, texts)]
+        for split in ("train", "valid")
+    }
 
 
 def hyperparameters(spec: TrainSpec) -> dict[str, float | int | str | bool]:

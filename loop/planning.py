@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,17 +10,15 @@ import msgspec
 
 from adapters import planning
 from adapters.probe import FILE, Probe
-from adapters.specs import Example, StepFailure, TrainSpec, read_json, write_json, write_lines
-from loop import manners
+from adapters.specs import Example, TrainSpec, read_json, write_json, write_lines
+from loop.aside import refuse_at_work, run_aside
 from loop.bootstrap import App
 from loop.datasets import hyperparameters, training_spec
 from loop.serving import base_ref
 from loop.state import Plan
-from loop.steps import Steps
 from store import queries
 from store.errors import InputError, StepError
 
-POLL_SECONDS = 0.2
 MARGIN = 0.9  # share of the free memory that a plan may fill
 
 
@@ -62,9 +59,8 @@ def make_plan(
     rows = queries.labelled(app.workspace.read, task, side="train")
     if not rows:
         raise InputError(f"{task} has no labels to train on", hint="`tuneloop review` gives some.")
-    busy = next((one for one in app.state().tasks.values() if one.cycle and one.cycle.phase in _BUSY), None)
-    if busy is not None and measure:
-        raise StepError(f"a step of {busy.task} is running", hint="Wait for it, or plan with --no-probe.")
+    if measure:
+        refuse_at_work(app, "Wait for it, or plan with --no-probe.")
     base = base_ref(app)
     spec = training_spec(app, rules, base, run_id=f"{task}-run-0", adapter=f"{task}-plan", plan=kind)
     methods.check(spec)
@@ -87,9 +83,6 @@ def make_plan(
         fits=max(needed.total, probe.peak) <= MARGIN * probe.free,
         seconds=probe.loading_seconds + probe.steps * probe.step_seconds,
     )
-
-
-_BUSY = ("training", "evaluating")
 
 
 def _probe(
@@ -117,28 +110,10 @@ def _probe(
         write_lines(folder / "train.jsonl", examples)
         write_json(folder / "spec.json", spec)
     (folder / "valid.jsonl").touch()
-    rules = app.settings.resources
-    steps = Steps(app.workspace.paths.logs, manners.step_environment(rules.nice, rules.memory_limit_mb), _MODULES)
-    steps.start("train", folder)
-    try:
-        while not (folder / FILE).exists():
-            if folder not in steps.running():
-                break
-            waiting()
-            time.sleep(POLL_SECONDS)
-    finally:
-        steps.stop_all(5.0)
-    if not (folder / FILE).exists():
-        raise _told(folder, app.workspace.paths.logs)
+    failure = run_aside(app, "train", folder, waiting=lambda _: waiting(), done=FILE, modules=_MODULES)
+    if failure is not None:
+        raise StepError(failure.message, hint=failure.hint)
     return read_json(folder / FILE, Probe)
 
 
 _MODULES = {"train": "adapters.probe"}
-
-
-def _told(folder: Path, logs: Path) -> StepError:
-    for place in (folder, folder / "probe"):
-        if (place / "error.json").exists():
-            failure = read_json(place / "error.json", StepFailure)
-            return StepError(failure.message, hint=failure.hint)
-    return StepError("the probe ended without a result", hint=f"Look at {logs / f'{folder.name}.log'}.")

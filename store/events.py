@@ -176,6 +176,8 @@ class DatasetFrozen(Event, frozen=True, kw_only=True):
     warnings: list[str] = []
     trigger: str = ""
     plan: Literal["standard", "gentle", "overnight"] = "standard"
+    rare: list[str] = []  # classes that more labels are asked for: less than a tenth of the largest
+    suspects: list[str] = []  # records whose label is doubted, most of all first, 100 at most
 
 
 class TrainingRequested(Event, frozen=True, kw_only=True):
@@ -392,6 +394,48 @@ class AdapterRolledBack(Event, frozen=True, kw_only=True):
     rolled_back: str  # no longer serves
     artifact: str = ""
     reason: str = ""
+
+
+# ---------------------------------------------------------------- experiments aside of the loop
+
+
+class SweepTrial(Value, frozen=True, kw_only=True):
+    """One choice of settings, trained on the same examples as the others; the interval is 95% Wilson."""
+
+    name: str
+    settings: dict[str, float | int | str | bool]
+    steps: int = 0
+    seconds: float = 0.0  # of the training
+    train_loss: float | None = None  # mean over its steps, a token
+    valid_loss: float | None = None  # mean negative log-probability of the right label, an example
+    correct: int = 0
+    accuracy: float | None = None
+    low: float | None = None
+    high: float | None = None
+    failure: str = ""  # why it could not be trained or scored
+
+
+class SweepCompleted(Event, frozen=True, kw_only=True):
+    """A few settings compared on the validation examples, which none of them was trained or stopped by."""
+
+    sweep_id: str
+    method: str
+    base_model: str
+    base_digest: str
+    quantisation: str
+    prompt: str
+    seed: int
+    up_to: int  # log position whose labels were taken
+    train: int
+    valid: int
+    trials: list[SweepTrial]
+    present: str  # the trial of the settings that are in force
+    best: str
+    lead: PairedResult | None = None  # of the best over the present one; None where they are the same, or one failed
+    comparisons: int = 0  # that the best was chosen from: its p-value counts so many times
+    beyond_noise: bool = False
+    control_correct: int | None = None
+    seconds: float = 0.0  # of everything
 
 
 # ---------------------------------------------------------------- the loop itself

@@ -381,6 +381,6 @@ HANDLERS: dict[type[e.Event], Callable[[Rows, Recorded, Any], None]] = {
 IGNORED: frozenset[type[e.Event]] = frozenset(
     {
         e.TrainingRequested, e.EvaluationRequested, e.LeaseAcquired, e.BackupCompleted, e.BackupRemoved, e.Restored,
-        e.Archived,
+        e.Archived, e.SweepCompleted,
     }
 )  # fmt: skip

@@ -124,8 +124,8 @@ def test_every_verb_has_help_with_an_example_that_parses(name: str, example: str
 
 def test_every_verb_is_there() -> None:
     wanted = (
-        "init demo run tick status ingest feedback queue review label undo train evaluate gate promote rollback "
-        "adapters runs history show pause resume verify doctor serve notify compare lineage state "
+        "init demo run tick status ingest feedback queue review label undo train sweep evaluate gate promote "
+        "rollback adapters runs history show pause resume verify doctor serve notify compare lineage state "
         "backup restore erase archive"
     )
     assert {name for name, _ in verbs()} == set(wanted.split())

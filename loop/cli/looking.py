@@ -11,7 +11,9 @@ from loop.cli.deciding import OUTCOME_STYLES, print_verdict
 from loop.cli.inspecting import event_values, interval, result_of
 from loop.cli.output import emit, note, percent, say, show, styled, table, when
 from loop.cli.safe import plain
+from loop.cli.sweep import print_sweep
 from store.errors import InputError
+from store.events import SweepCompleted
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -38,6 +40,8 @@ def show_one(
             recorded = row["recorded"]
             if as_json:
                 emit({"kind": "event", **event_values(recorded)})
+            elif isinstance(recorded.event, SweepCompleted):
+                print_sweep(recorded.event)
             else:
                 _print_values(event_values(recorded))
             return

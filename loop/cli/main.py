@@ -30,6 +30,7 @@ from loop.cli import (
     running,
     setup,
     status,
+    sweep,
 )
 from loop.cli.output import complain, note
 from store.errors import TuneloopError, UsageError
@@ -61,6 +62,7 @@ VERBS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     ],
     "Adapters": [
         ("train", deciding.train, "tuneloop train --wait"),
+        ("sweep", sweep.sweep, "tuneloop sweep --rank 8,16 --rate 2e-4,1e-3"),
         ("evaluate", deciding.evaluate, "tuneloop evaluate tickets-v2"),
         ("gate", deciding.gate, "tuneloop gate tickets-v2"),
         ("promote", deciding.promote, "tuneloop promote tickets-v2"),

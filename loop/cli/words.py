@@ -64,6 +64,19 @@ def _promoted(event: ev.AdapterPromoted) -> str:
     return f"{event.answerer} instead of {event.previous or 'nothing'}{forced}{_reason(event.reason)}"
 
 
+def _swept(event: ev.SweepCompleted) -> str:
+    best = next((one for one in event.trials if one.name == event.best), None)
+    accuracy = f" ({percent(best.accuracy)} of {event.valid})" if best else ""
+    if event.best == event.present:
+        lead = "the present settings"
+    elif event.lead is None:
+        lead = "the present settings could not be trained"
+    else:
+        over = f"{100 * event.lead.difference:+.1f} points over the present settings"
+        lead = over if event.beyond_noise else f"{over}, no more than noise"
+    return f"{len(event.trials)} settings, best {event.best}{accuracy}: {lead}"
+
+
 WORDS: dict[type[ev.Event], Say] = {
     ev.RecordReceived: _received,
     ev.RecordQuarantined: lambda e: f"{e.source} line {e.line}: {e.reason}",
@@ -106,6 +119,7 @@ WORDS: dict[type[ev.Event], Say] = {
     ev.CandidateRejected: lambda e: f"{e.candidate}{_reason(e.reason)}",
     ev.AdapterPromoted: _promoted,
     ev.AdapterRolledBack: lambda e: f"{e.answerer} instead of {e.rolled_back}{_reason(e.reason)}",
+    ev.SweepCompleted: _swept,
     ev.LeaseAcquired: lambda e: f"{e.holder}, lease {e.new_epoch}" + (", taken over" if e.taken_over else ""),
     ev.LoopPaused: lambda e: e.reason or "paused",
     ev.LoopResumed: lambda e: e.reason or "going on",
