@@ -337,7 +337,7 @@ def test_real_trainings_of_the_tiny_model_are_compared_and_the_better_rate_is_fo
     assert not any((root / ".tuneloop" / "runs").iterdir())
 
 
-def test_a_plan_measures_a_few_steps_and_leaves_nothing(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_plan_makes_a_few_real_steps_and_leaves_nothing(tmp_path: Path, tiny_model: Path) -> None:
     small = {"batch_size": 4, "micro_batch_size": 4, "max_length": 160, "threads": 1, "rank": 4, "alpha": 8}
     root = make(tmp_path / "w", model=tiny_model, **small)
     with open_app(root, env={}) as app:
