@@ -39,10 +39,11 @@ reliability: model  ## kills, crash images, full disks, clocks: every trial, wit
 soak: model  ## the same trials for hours
 	$(BIN)/python -P ops/reliability.py --scale soak
 
-bench: $(STAMP)  ## ratios against named peers, measured in the same run
+bench: model  ## ratios against named peers, measured in the same run
 	$(BIN)/python -P ops/bench/store.py
 	$(BIN)/python -P ops/bench/tick.py
 	$(BIN)/python -P ops/bench/trackers.py
+	$(BIN)/python -P ops/bench/idle.py
 
 bench-train: model  ## training speed beside plain TRL and its best settings
 	$(BIN)/python -P ops/bench/training.py
