@@ -251,6 +251,8 @@ def _without(value: Any, names: set[str]) -> Any:
         return Counter({_without(key, names): count for key, count in value.items()})
     if isinstance(value, dict):
         return {key: _without(one, names) for key, one in value.items()}
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return sorted(_without(one, names) for one in value)  # they were sorted by their names
     return [_without(one, names) for one in value] if isinstance(value, list | tuple) else value
 
 
