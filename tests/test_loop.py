@@ -243,11 +243,12 @@ def children_of(root: Path) -> list[int]:
 
 
 def status(root: Path) -> dict[str, object]:
+    """What `tuneloop status` tells of the log; the part "daemon" tells of the moment."""
     done = subprocess.run(
         [sys.executable, "-m", "loop.cli.main", "-w", str(root), "status", "--json"],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
-    return dict(json.loads(done.stdout))
+    return {name: value for name, value in json.loads(done.stdout).items() if name != "daemon"}
 
 
 def drop_read_tables(app: App) -> None:
