@@ -10,6 +10,7 @@ an earlier version and is taken at its word. Without torch: the daemon and `tune
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,9 +24,10 @@ STEERING = "steering.json"
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What COMPLETE holds: file name -> hex sha256."""
+    """What COMPLETE holds: file name -> hex sha256, and the sha256 of that, so that it is known to be whole itself."""
 
     files: dict[str, str]
+    own: str
 
 
 class _Steering(msgspec.Struct):
@@ -38,7 +40,7 @@ def finish(folder: Path) -> None:
     for file in sorted(folder.iterdir()):
         sync(file)
         files[file.name] = sha256_of(file)
-    write_json(folder / COMPLETE, Mark(files))
+    write_json(folder / COMPLETE, Mark(files, _digest(files)))
     sync(folder)
 
 
@@ -79,6 +81,9 @@ def damage(folder: Path) -> Iterator[tuple[Path, str]]:
     except (OSError, msgspec.MsgspecError) as error:
         yield file, f"cannot be read: {error}"
         return
+    if mark.own != _digest(mark.files):
+        yield file, "was changed (sha256 differs)"
+        return
     for name, digest in mark.files.items():
         try:
             if "/" in name or sha256_of(folder / name) != digest:
@@ -96,6 +101,10 @@ def damaged(runs: Path) -> Iterator[tuple[Path, str]]:
                 if file not in seen and (checkpoints / f"checkpoint-{step}").is_dir():
                     seen.add(file)
                     yield file, problem
+
+
+def _digest(files: dict[str, str]) -> str:
+    return hashlib.sha256(msgspec.json.encode(sorted(files.items()))).hexdigest()
 
 
 def best_of(checkpoints: Path, step: int) -> int:
