@@ -35,6 +35,8 @@ class Choice(Protocol):
     def micro_batch_size(self) -> int: ...
     @property
     def gradient_checkpointing(self) -> bool: ...
+    @property
+    def generations(self) -> int: ...
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -117,5 +119,11 @@ def _batch(choice: Choice, quantisation: Quantisation) -> Refusal | None:
             "micro_batch_size",
             f"a batch of {choice.batch_size} cannot be made of micro-batches of {choice.micro_batch_size}",
             "Let `micro_batch_size` divide `batch_size`.",
+        )
+    if choice.objective in SAMPLED and choice.batch_size % choice.generations:
+        return Refusal(
+            "generations",
+            f"a batch of {choice.batch_size} answers cannot be made of groups of {choice.generations}",
+            "Let `generations` divide `batch_size`, which counts answers with this objective.",
         )
     return None

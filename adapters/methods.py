@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapters.combinations import LORA, SOFT, refusal
+from adapters.combinations import LORA, SAMPLED, SOFT, refusal
 from adapters.registry import CONFIG, MODEL_CONFIG
 from adapters.specs import Targets, TrainSpec
 from store.errors import ModelError, SettingsError
@@ -65,6 +65,12 @@ def unused(spec: TrainSpec) -> frozenset[str]:
         names |= {"targets"}
     if spec.method not in SOFT:
         names |= {"virtual_tokens", "soft_prompt_text"}
+    if spec.objective == "sft":
+        names |= {"beta"}
+    if spec.objective != "dpo":
+        names |= {"min_pairs"}
+    if spec.objective not in SAMPLED:
+        names |= {"generations", "sampling_temperature"}
     return frozenset(names)
 
 

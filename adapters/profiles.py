@@ -23,9 +23,9 @@ METHODS: Mapping[Method, Mapping[str, Any]] = {
 }
 OBJECTIVES: Mapping[Objective, Mapping[str, Any]] = {
     "sft": {},
-    "dpo": {"learning_rate": 5e-5},
-    "grpo": {"learning_rate": 5e-5, "batch_size": 32, "micro_batch_size": 16},
-    "rloo": {"learning_rate": 5e-5, "batch_size": 32, "micro_batch_size": 16},
+    "dpo": {"learning_rate": 5e-5, "beta": 0.1},
+    "grpo": {"learning_rate": 5e-5, "beta": 0.0, "batch_size": 32, "micro_batch_size": 32},
+    "rloo": {"learning_rate": 5e-5, "beta": 0.05, "batch_size": 32, "micro_batch_size": 32},
 }
 PROFILES: Mapping[Profile, Mapping[str, Any]] = {
     "standard": {},  # rank 16

@@ -83,6 +83,10 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     rslora: bool = False  # LoRA scaled by alpha / sqrt(rank) (Kalajdzievski 2023)
     virtual_tokens: int = 20  # of a soft prompt
     soft_prompt_text: str = ""  # what it starts from; empty: the prompt's own instructions
+    beta: float = 0.1  # how strongly dpo, grpo and rloo hold on to their start
+    min_pairs: int = 20  # corrections that dpo needs
+    generations: int = 8  # answers to each prompt that grpo and rloo compare
+    sampling_temperature: float = 1.0  # of these answers
     learning_rate: float = 2e-4
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.0

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from adapters import base_model, methods
+from adapters import base_model, methods, objectives
 from adapters.calibration import temperature
 from adapters.child import Journal, Stopping, Threads, Unrecoverable, peak_memory_mb, run
-from adapters.encode import Encoded, encode
+from adapters.encode import encode
 from adapters.registry import AdapterCard, is_whole, write_card
 from adapters.specs import Example, Metric, SampleOutput, TrainResult, TrainSpec, read_json, read_lines, write_json
 from store.errors import SettingsError
@@ -27,7 +27,7 @@ from store.kill_points import reached
 from store.labels import parse_label
 
 if TYPE_CHECKING:
-    from adapters.trainer import LabelledPrompts, PackedTrainer
+    from adapters.trainer import LabelledPrompts, Steered
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -43,8 +43,11 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def plan(spec: TrainSpec, examples: int) -> Plan:
-    """Steps of a training: those of the epoch cap, but at least `min_steps` and at most `max_steps`."""
-    batches = math.ceil(examples / spec.micro_batch_size)
+    """Steps of a training: those of the epoch cap, but at least `min_steps` and at most `max_steps`.
+
+    `examples` are those that the objective trains on, see `adapters.objectives`.
+    """
+    batches = math.ceil(objectives.count(spec, examples) / spec.micro_batch_size)
     an_epoch = max(1, math.ceil(batches / (spec.batch_size // spec.micro_batch_size)))
     capped = max(1, math.ceil(spec.epochs * an_epoch))
     steps = min(max(capped, spec.min_steps), spec.max_steps)
@@ -65,13 +68,16 @@ def train(folder: Path, stopping: Stopping) -> None:
     valid = [example for example in read_lines(folder / "valid.jsonl", Example) if example.kind == "task"]
     if not examples:
         raise Unrecoverable("train.jsonl holds no examples", hint="Label more records.")
+    spec = objectives.settle(spec, examples)
+    used = objectives.examples_for(spec, examples)
     base_model.digest(spec.base.path)  # a missing model is told before torch is loaded
     base_model.quiet()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
     threads = Threads(folder, spec.threads)
     threads.adjust()
-    from adapters.trainer import forget_unfit
+    from adapters.making import make, rows_for
+    from adapters.trainer import Watch, forget_unfit
 
     checkpoints = folder / "checkpoints"
     resumed = forget_unfit(checkpoints)
@@ -79,11 +85,13 @@ def train(folder: Path, stopping: Stopping) -> None:
     journal.write(Metric(phase="loading"))
     model, tokenizer = base_model.load(spec.base, spec.device, training=True)
     model = methods.adapt(model, tokenizer, spec)
-    rows = [encode(tokenizer, e.messages, spec.max_length, user=_user(spec, e)) for e in examples]
+    data = rows_for(tokenizer, spec, used)
     held = _labelled(tokenizer, spec, valid)
-    planned = plan(spec, len(rows))
+    planned = plan(spec, len(used))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    trainer = _trainer(spec, folder, planned, model, tokenizer, rows, held, journal, threads, stopping)
+    warmup = math.ceil(spec.warmup * planned.steps)
+    watch = Watch(journal, threads, stopping, planned.steps, warmup)
+    trainer = make(spec, folder / "checkpoints", planned.steps, warmup, model, tokenizer, data, held, watch)
     reached("train.loaded")
 
     stopping.hold = True
@@ -129,7 +137,7 @@ def train(folder: Path, stopping: Stopping) -> None:
             temperature=warmth,
             peak_memory_mb=round(peak_memory_mb(), 1),
             trainable_parameters=trainable,
-            truncated=sum(row.shortened for row in rows),
+            truncated=data.shortened,
             epoch_cap_exceeded=planned.epoch_cap_exceeded and steps > planned.an_epoch * spec.epochs,
             resumed_from=resumed,
             eval_accuracy=accuracy,
@@ -155,10 +163,6 @@ def _padded(model: Any) -> list[str]:
     return [f"trained on padded batches, several times slower: {reason}"] if reason else []
 
 
-def _user(spec: TrainSpec, example: Example) -> str:
-    return spec.prompt.user if example.kind == "task" else "{text}"
-
-
 def _labelled(tokenizer: Any, spec: TrainSpec, valid: list[Example]) -> LabelledPrompts:
     from adapters.trainer import LabelledPrompts
 
@@ -176,85 +180,6 @@ def _labelled(tokenizer: Any, spec: TrainSpec, valid: list[Example]) -> Labelled
     return LabelledPrompts(prompts, answers, targets)
 
 
-def _trainer(
-    spec: TrainSpec,
-    folder: Path,
-    planned: Plan,
-    model: Any,
-    tokenizer: Any,
-    rows: list[Encoded],
-    held: LabelledPrompts,
-    journal: Journal,
-    threads: Threads,
-    stopping: Stopping,
-) -> PackedTrainer:
-    from datasets import Dataset
-    from trl import SFTConfig
-
-    from adapters import attention  # noqa: F401  (makes the tree's attention known)
-    from adapters.packed import TREE
-    from adapters.trainer import PackedCollator, PackedTrainer, Watch, can_pack
-
-    device = base_model.resolve_device(spec.device)
-    base = methods.base_of(model)
-    unpackable = can_pack(base)
-    if unpackable:
-        print(f"training on padded batches: {unpackable}", file=sys.stderr)
-    elif device == "cpu":  # on a GPU one attention with a mask is faster than many small ones
-        base.set_attn_implementation(TREE)
-    columns = [
-        {
-            "input_ids": row.tokens,
-            "labels": [-100] * row.start + row.tokens[row.start :],
-            "start": row.start,
-        }
-        for row in rows
-    ]
-    warmup = math.ceil(spec.warmup * planned.steps)
-    config = SFTConfig(
-        output_dir=str(folder / "checkpoints"),
-        max_steps=planned.steps,
-        per_device_train_batch_size=spec.micro_batch_size,
-        gradient_accumulation_steps=spec.batch_size // spec.micro_batch_size,
-        learning_rate=spec.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=warmup,
-        weight_decay=spec.weight_decay,
-        max_grad_norm=spec.max_grad_norm,
-        max_length=spec.max_length,
-        bf16=spec.base.quantisation != "fp32",
-        use_cpu=device == "cpu",
-        gradient_checkpointing=spec.gradient_checkpointing,
-        seed=spec.seed,
-        data_seed=spec.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if held.prompts else "no",
-        eval_steps=spec.eval_every,
-        save_strategy="steps",
-        save_steps=spec.checkpoint_every,
-        remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_pin_memory=device != "cpu",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    data = Dataset.from_list(columns)
-    return PackedTrainer(
-        model=model,
-        args=config,
-        processing_class=tokenizer,
-        train_dataset=data,
-        eval_dataset=data if held.prompts else None,  # Trainer wants one; `evaluate` scores `valid`
-        data_collator=None if unpackable else PackedCollator(tree=device == "cpu"),
-        callbacks=[Watch(journal, threads, stopping, planned.steps, warmup)],
-        valid=held,
-        steered=len(held.prompts) >= max(1, spec.min_valid),
-        patience=spec.patience,
-        earliest=min(spec.min_steps, planned.steps) // 2,
-    )
-
-
 def _stopped(checkpoints: Path, step: int) -> bool:
     from adapters.checkpoints import STEERING
     from adapters.trainer import Steering
@@ -268,7 +193,7 @@ def _accuracy(scores: list[list[float]], held: LabelledPrompts) -> float | None:
     return loss_and_accuracy(scores, held)[1] if scores else None
 
 
-def _samples(trainer: PackedTrainer, tokenizer: Any, spec: TrainSpec, examples: list[Example]) -> list[SampleOutput]:
+def _samples(trainer: Steered, tokenizer: Any, spec: TrainSpec, examples: list[Example]) -> list[SampleOutput]:
     """What the adapter writes for a few examples, unguided and greedy."""
     import torch
 

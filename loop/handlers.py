@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters.objectives import examples_for
 from adapters.specs import Example, TrainResult, read_json, read_lines
 from adapters.train import plan
 from loop import commands as cmd
@@ -135,7 +136,7 @@ def start_training(context: Context, command: cmd.StartTraining) -> list[Recorde
     progress = context.steps.look(folder)
     if progress.status == "running":
         raise StepError(f"{command.run_id} is still being worked on by another process")
-    planned = plan(spec, examples=len(read_lines(folder / "train.jsonl", Example)))
+    planned = plan(spec, examples=len(examples_for(spec, read_lines(folder / "train.jsonl", Example))))
     event = ev.TrainingStarted(
         task=command.task,
         run_id=command.run_id,
