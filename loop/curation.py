@@ -1,29 +1,25 @@
 """From labels to a training set: quality before quantity, every step counted. Pure but for the time it takes.
 
 Steps and their source, the mission's document ("Dataset Curation"): near-duplicates out (cosine similarity), classes
-balanced (10:1 teaches the majority), failures in, labels audited, 50 to 200 examples a class. The audit is
-confident learning (Northcutt et al. 2021, arXiv 1911.00068) with the control's out-of-fold probabilities.
+balanced (10:1 teaches the majority), failures in, labels audited, sizes held against the guideline. scikit-learn is
+loaded when it is called: the daemon has it done by a child (`loop.fitting`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from loop.similarity import near_duplicate_groups, near_to
+from loop import balance
+from loop.neighbours import Embed, near_duplicates_among
+from loop.similarity import THRESHOLD
+from loop.suspects import LEAST, OutOfFold, Suspect, find_suspects
 from store.events import CurationCount
 
-WARN_RATIO = 3
-CAP_RATIO = 10
-GUIDELINE = (50, 200)  # examples a class
-FOLDS = 5
-MIN_FOR_AUDIT = 100  # labels: a control of fewer doubts what it does not know
-MOST_SUSPECT = 0.05  # share of the labels that is reported, at most: a list nobody reads audits nothing
-AUDIT_STRENGTH = 10.0  # the control's C in the audit; choosing it five times over would take seconds
+NAMED = 5  # records that a warning names
 
 
 class Labelled(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,98 +33,108 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
     failure: bool = False
 
 
+class LeftOut(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A record that is not trained on: the step that took it out, and the record that it is near to."""
+
+    id: str
+    step: str
+    near: str = ""
+
+
 class Curated(msgspec.Struct, frozen=True, kw_only=True):
     train: list[Labelled]
     valid: list[Labelled]
+    copies: dict[str, int]  # class -> how often each of its examples is trained on; 1 where it is not named
+    left_out: list[LeftOut]
     counts: list[CurationCount]
     warnings: list[str]
-    suspects: list[str]  # record ids, most suspect first
-    rare: list[str]  # classes that need more labels before the rest of the majority is used
+    suspects: list[Suspect]  # most doubtful first
+    rare: list[str]  # classes that more labels are asked for
 
-
-# texts, labels -> one label -> probability for each text, made without having seen it
-OutOfFold = Callable[[Sequence[str], Sequence[str]], Sequence[Mapping[str, float]]]
+    @property
+    def lines(self) -> int:
+        """Training examples, copies counted."""
+        return sum(self.copies.get(one.label, 1) for one in self.train)
 
 
 def curate(
     rows: Sequence[Labelled],
-    exam_texts: Sequence[str],
+    exam: Mapping[str, str],
     classes: Sequence[str],
     *,
     valid_share: float,
     near_duplicate: float,
     seed: int,
+    plain: float = THRESHOLD,
+    embed: Embed | None = None,
     out_of_fold: OutOfFold | None = None,
+    reweight: bool = False,
+    kind: balance.Kind = "classification",
 ) -> Curated:
     """Choose what is trained on.
 
     Args:
         rows: all standing training-side labels.
-        exam_texts: texts that must never be trained on, nor anything near to them.
+        exam: id -> text of what must never be trained on, nor anything near to it.
         classes: the task's labels.
         valid_share: share of the clusters that is held out for validation.
-        near_duplicate: cosine from which two texts are one.
+        near_duplicate: cosine (of TF-IDF, or of embeddings) from which two texts are one.
         seed: of cap and hold-out.
+        plain: the same for unweighted grams, the measure at arrival.
+        embed: makes embeddings, where they are wanted.
         out_of_fold: for the audit of labels; None leaves it out.
+        reweight: show examples of small classes more often, until all classes weigh the same.
+        kind: of the task: which size guideline holds.
+
+    Raises:
+        ValueError: a cosine is out of range.
     """
-    counts: list[CurationCount] = [CurationCount(step="labels", count=len(rows), detail="training-side labels")]
+    counts = [CurationCount(step="labels", count=len(rows), detail="training-side labels")]
     warnings: list[str] = []
-    kept, leaks = _without_leaks(rows, exam_texts, near_duplicate)
-    counts.append(CurationCount(step="leaks", count=leaks, detail="near-duplicates of exam items, refused"))
-    kept, copies, conflicts = _without_copies(kept, near_duplicate)
-    counts.append(CurationCount(step="duplicates", count=copies, detail=f"cosine of at least {near_duplicate}"))
-    if conflicts:
-        warnings.append(f"{conflicts} groups of near-duplicates carry different labels; the newest one counts")
-    kept, capped, rare = _balanced(kept, classes, seed)
-    counts.append(CurationCount(step="capped", count=capped, detail=f"beyond {CAP_RATIO}:1 of the smallest class"))
+
+    def count(step: str, number: int, detail: str) -> None:
+        counts.append(CurationCount(step=step, count=number, detail=detail))
+
+    kept, left_out = _apart(rows, exam, near_duplicate, plain, embed)
+    gone = Counter(one.step for one in left_out)
+    measure = "embeddings" if embed is not None else "TF-IDF"
+    count("leaks", gone["leaks"], "near-duplicates of exam items, refused")
+    count("duplicates", gone["duplicates"], f"cosine of at least {near_duplicate:g} by {measure}; the newest stays")
+    warnings += _conflicts(rows, left_out)
+    kept, over = balance.capped(kept, seed)
+    left_out += [LeftOut(one.id, "capped") for one in over]
+    count("capped", len(over), f"beyond {balance.CAP_RATIO}:1 of the smallest class and {balance.KEPT} examples")
     failures = sum(one.failure for one in kept)
-    counts.append(CurationCount(step="failures", count=failures, detail="answered wrongly by production, included"))
-    suspects = find_suspects(kept, out_of_fold) if out_of_fold and len(kept) >= MIN_FOR_AUDIT else []
-    counts.append(CurationCount(step="suspects", count=len(suspects), detail="labels that the control doubts"))
-    valid = [one for one in kept if _share(one.cluster, seed) < valid_share]
-    train = [one for one in kept if _share(one.cluster, seed) >= valid_share]
-    train, valid = _every_class_trained(train, valid)
-    counts.append(CurationCount(step="validation", count=len(valid), detail="held out by cluster"))
-    warnings += _size_warnings(kept, classes, rare)
+    count("failures", failures, "answered wrongly by production, included")
+    suspects: list[Suspect] = []
+    audited = "labels that a model that has not seen them doubts"
+    if out_of_fold is not None and len(kept) >= LEAST and kind == "classification":
+        ids, texts, labels = zip(*((one.id, one.text, one.label) for one in kept), strict=True)
+        suspects = find_suspects(ids, texts, labels, out_of_fold)
+    else:
+        audited = f"not audited: that takes {LEAST} labels" if len(kept) < LEAST else "not audited"
+    count("suspects", len(suspects), audited)
+    train, valid = _divided(kept, valid_share, seed)
+    count("validation", len(valid), "held out by cluster")
+    copies = balance.copies(Counter(one.label for one in train), even=reweight) if kind == "classification" else {}
+    again = sum(copies.get(one.label, 1) - 1 for one in train)
+    shown = ", ".join(f"{label} x{times}" for label, times in sorted(copies.items()))
+    count("repeated", again, f"examples shown again: {shown}" if shown else "no class is shown more than once")
+    warnings += balance.warnings(kept, classes, kind)
+    if kept and not failures:
+        warnings.append("no example is one that production got wrong: those teach most")
     if suspects:
-        warnings.append(f"{len(suspects)} labels look doubtful: {', '.join(suspects[:5])}")
-    return Curated(train=train, valid=valid, counts=counts, warnings=warnings, suspects=suspects, rare=rare)
-
-
-def find_suspects(rows: Sequence[Labelled], out_of_fold: OutOfFold) -> list[str]:
-    """Ids of labels that contradict a confident other class: its probability reaches the mean that its own
-    examples get. The most confident contradiction comes first; at most a twentieth of the labels is named."""
-    shares = out_of_fold([one.text for one in rows], [one.label for one in rows])
-    own: dict[str, list[float]] = {}
-    for one, share in zip(rows, shares, strict=True):
-        own.setdefault(one.label, []).append(share.get(one.label, 0.0))
-    threshold = {label: sum(values) / len(values) for label, values in own.items()}
-    found: list[tuple[float, str]] = []
-    for one, share in zip(rows, shares, strict=True):
-        others = {name: value for name, value in share.items() if value >= threshold.get(name, 1.1)}
-        best = max(others, key=lambda name: others[name], default=one.label)
-        if best != one.label:
-            found.append((share.get(one.label, 0.0) - others[best], one.id))
-    return [identity for _, identity in sorted(found)][: round(MOST_SUSPECT * len(rows))]
-
-
-def control_out_of_fold(texts: Sequence[str], labels: Sequence[str]) -> list[Mapping[str, float]]:
-    """Out-of-fold probabilities of the control over five folds."""
-    from adapters.control import Control
-
-    found: list[Mapping[str, float]] = [{} for _ in texts]
-    by_class = sorted(range(len(texts)), key=lambda index: labels[index])
-    folds = {index: place % FOLDS for place, index in enumerate(by_class)}
-    for fold in range(FOLDS):
-        inside = [index for index in range(len(texts)) if folds[index] != fold]
-        outside = [index for index in range(len(texts)) if folds[index] == fold]
-        if len({labels[index] for index in inside}) < 2 or not outside:
-            continue
-        kept = [texts[index] for index in inside]
-        model = Control.fit(kept, [labels[index] for index in inside], strength=AUDIT_STRENGTH)
-        for index, share in zip(outside, model.predict_proba([texts[index] for index in outside]), strict=True):
-            found[index] = share
-    return found
+        warnings.append(f"{len(suspects)} labels look doubtful: {_some(one.id for one in suspects)}")
+    return Curated(
+        train=train,
+        valid=valid,
+        copies=copies,
+        left_out=left_out,
+        counts=counts,
+        warnings=warnings,
+        suspects=suspects,
+        rare=balance.rare(kept, classes),
+    )
 
 
 def general_count(train: int, share: float) -> int:
@@ -136,67 +142,43 @@ def general_count(train: int, share: float) -> int:
     return round(train * share / (1 - share))
 
 
-def _without_leaks(rows: Sequence[Labelled], exam: Sequence[str], threshold: float) -> tuple[list[Labelled], int]:
-    groups = near_duplicate_groups([*(one.text for one in rows), *exam], threshold)
-    leaked = {index for group in groups if group[-1] >= len(rows) for index in group if index < len(rows)}
-    leaked |= near_to([one.text for one in rows], exam, threshold)
-    return [one for index, one in enumerate(rows) if index not in leaked], len(leaked)
+def _apart(
+    rows: Sequence[Labelled], exam: Mapping[str, str], threshold: float, plain: float, embed: Embed | None
+) -> tuple[list[Labelled], list[LeftOut]]:
+    """Rows that are near to nothing in the exam nor to a newer row, in the order of their labels; and the others."""
+    newest = sorted(rows, key=lambda one: -one.position)
+    ids = [*exam, *(one.id for one in newest)]
+    texts = [*exam.values(), *(one.text for one in newest)]
+    near = near_duplicates_among(texts, threshold, plain=plain, protected=len(exam), embed=embed)
+    left_out = [LeftOut(ids[one.index], "leaks" if one.of < len(exam) else "duplicates", ids[one.of]) for one in near]
+    gone = {one.index for one in near}
+    kept = [one for index, one in enumerate(newest, len(exam)) if index not in gone]
+    return sorted(kept, key=lambda one: one.position), left_out
 
 
-def _without_copies(rows: Sequence[Labelled], threshold: float) -> tuple[list[Labelled], int, int]:
-    kept: list[Labelled] = []
-    conflicts = 0
-    for group in near_duplicate_groups([one.text for one in rows], threshold):
-        members = [rows[index] for index in group]
-        conflicts += len({one.label for one in members}) > 1
-        kept.append(max(members, key=lambda one: one.position))
-    kept.sort(key=lambda one: one.position)
-    return kept, len(rows) - len(kept), conflicts
+def _conflicts(rows: Sequence[Labelled], left_out: Sequence[LeftOut]) -> list[str]:
+    labels = {one.id: one.label for one in rows}
+    differ = [one.id for one in left_out if one.step == "duplicates" and labels[one.id] != labels[one.near]]
+    if not differ:
+        return []
+    return [f"{len(differ)} near-duplicates carry different labels; the newest one counts: {_some(differ)}"]
 
 
-def _balanced(rows: Sequence[Labelled], classes: Sequence[str], seed: int) -> tuple[list[Labelled], int, list[str]]:
-    """Cap every class at ten times the smallest one, failures kept first; name the classes that cause it."""
-    sizes = Counter(one.label for one in rows)
-    smallest = min((sizes[label] for label in classes if sizes[label]), default=0)
-    limit = CAP_RATIO * smallest
-    rare = [label for label in classes if sizes[label] * CAP_RATIO < max(sizes.values(), default=0)]
-    if not any(size > limit for size in sizes.values()):
-        return list(rows), 0, rare
-    order = list(rows)
-    random.Random(seed).shuffle(order)  # noqa: S311
-    order.sort(key=lambda one: not one.failure)
-    taken: Counter[str] = Counter()
-    chosen: set[str] = set()
-    for one in order:
-        if taken[one.label] < limit:
-            taken[one.label] += 1
-            chosen.add(one.id)
-    kept = [one for one in rows if one.id in chosen]
-    return kept, len(rows) - len(kept), rare
-
-
-def _every_class_trained(train: list[Labelled], valid: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
-    """A class that only validation holds goes back to training."""
+def _divided(kept: Sequence[Labelled], valid_share: float, seed: int) -> tuple[list[Labelled], list[Labelled]]:
+    """Training and validation, by cluster; a class that only validation would hold goes back to training."""
+    train = [one for one in kept if _place(one.cluster, seed) >= valid_share]
+    held = [one for one in kept if _place(one.cluster, seed) < valid_share]
     trained = {one.label for one in train}
-    back = [one for one in valid if one.label not in trained]
-    return [*train, *back], [one for one in valid if one.label in trained]
+    back = [one for one in held if one.label not in trained]
+    return [*train, *back], [one for one in held if one.label in trained]
 
 
-def _size_warnings(rows: Sequence[Labelled], classes: Sequence[str], rare: Sequence[str]) -> list[str]:
-    sizes = Counter(one.label for one in rows)
-    warnings = []
-    few = [f"{label} {sizes[label]}" for label in classes if sizes[label] < GUIDELINE[0]]
-    if few:
-        warnings.append(f"below the guideline of {GUIDELINE[0]}-{GUIDELINE[1]} examples a class: {', '.join(few)}")
-    present = [sizes[label] for label in classes if sizes[label]]
-    if present and max(present) >= WARN_RATIO * min(present):
-        warnings.append(f"classes are {max(present) / min(present):.1f}:1 (a warning from {WARN_RATIO}:1)")
-    if rare:
-        warnings.append(f"beyond {CAP_RATIO}:1, more labels are asked for: {', '.join(rare)}")
-    return warnings
-
-
-def _share(cluster: str, seed: int) -> float:
+def _place(cluster: str, seed: int) -> float:
     """A cluster's place in [0, 1), independent of the draw that made it training-side."""
     digest = hashlib.blake2b(f"validation/{seed}/{cluster}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
+
+
+def _some(ids: Iterable[str]) -> str:
+    named = list(ids)
+    return ", ".join(named[:NAMED]) + (" ..." if len(named) > NAMED else "")

@@ -12,21 +12,22 @@ from pathlib import Path
 
 import msgspec
 
+from adapters import objectives, registry
 from adapters.methods import unused
 from adapters.specs import BaseModelRef, Example, TrainSpec, read_json, read_lines, write_json, write_lines
-from loop import fitting
+from loop import fitting, general
 from loop.answerers import training_prompt
 from loop.bootstrap import App
 from loop.commands import FreezeDataset
 from loop.evaluations import CONTROL
-from loop.fitting import Chat, FreezeSpec, Frozen, Opinion, OpinionSpec, general_lines
+from loop.fitting import FreezeSpec, Frozen, Opinion, OpinionSpec
 from loop.fitting import Item as Item
 from loop.selection import PRIORITY, Candidate, corrected, select
 from loop.settings import TaskSettings
 from loop.state import Cycle, Plan, TaskState
 from loop.steps import Fence, Steps
 from store import queries
-from store.errors import StepError
+from store.errors import ArtifactError, StepError
 from store.events import DatasetFrozen, HarvestCompleted, ReviewRequested
 from store.kill_points import reached
 from store.log import Draft
@@ -184,6 +185,8 @@ def freeze(
         per_class=frozen.per_class,
         curation=frozen.curation,
         warnings=frozen.warnings,
+        rare=frozen.rare,
+        suspects=frozen.suspects,
         trigger=spec.trigger,
         plan=spec.plan,
     )
@@ -204,6 +207,9 @@ def freeze_spec(app: App, task: TaskState, rules: TaskSettings, plan: Plan, trig
         general_share=rules.trigger.gentle_general_share if gentle else rules.training.general_share,
         general_file=rules.training.general_file,
         seed=rules.training.seed,
+        measure=rules.curation.measure,
+        threshold=rules.curation.threshold,
+        reweight=rules.curation.reweight,
     )
 
 
@@ -267,6 +273,8 @@ def prepare_training(
     items = read_lines(app.workspace.artifacts.path(cycle.dataset, verify=True) / "dataset.jsonl", Item)
     with app.workspace.rendering():
         examples = rendered(app, rules, spec, items)
+        if fresh:
+            spec = objectives.settle(spec, examples["train"])
         with fence():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if fresh:
@@ -283,12 +291,24 @@ def rendered(app: App, rules: TaskSettings, spec: TrainSpec, items: list[Item]) 
     Raises:
         StepError: the file of general examples cannot be read.
     """
-    general = general_lines(app, rules.training.general_file)
+    mixed = general.read(app.root, rules.training.general_file)
+    answers = _answers(app, spec.task)
     texts = app.workspace.texts.many([item.id for item in items if item.kind == "task"])
     return {
-        split: [_example(item, spec, texts, general) for item in items if item.split == split and _known(item, texts)]
+        split: [
+            example
+            for item in items
+            if item.split == split and (example := _example(item, spec, texts, mixed, answers)) is not None
+            for _ in range(item.copies)
+        ]
         for split in ("train", "valid")
     }
+
+
+def _answers(app: App, task: str) -> dict[str, str]:
+    """What production answered to the labelled records of the training side."""
+    rows = queries.records(app.workspace.read, task, side="train", labelled=True)
+    return {row.record_id: row.answer for row in rows if row.answer is not None}
 
 
 def hyperparameters(spec: TrainSpec) -> dict[str, float | int | str | bool]:
@@ -308,7 +328,7 @@ def training_spec(
         chosen["learning_rate"] *= rules.trigger.gentle_rate_factor
     if plan == "overnight":
         chosen["rank"] = rules.trigger.overnight_rank
-    return TrainSpec(
+    spec = TrainSpec(
         run_id=run_id,
         task=run_id.rpartition("-run-")[0],
         adapter=adapter,
@@ -317,13 +337,39 @@ def training_spec(
         base=base,
         **chosen,
     )
+    return spec if spec.objective == "sft" else _from_champion(app, spec)
 
 
-def _known(item: Item, texts: dict[str, str]) -> bool:
-    return item.kind == "general" or item.id in texts
+def _from_champion(app: App, spec: TrainSpec) -> TrainSpec:
+    """`spec` begun from the adapter that answers production, which preferences and rewards improve on; without a
+    fitting one the same training by sft."""
+    champion = app.state().task(spec.task).champion
+    if champion.kind != "adapter":
+        return objectives.fall_back(spec, "no adapter answers production yet, and it begins from one")
+    folder = app.workspace.artifacts.path(champion.artifact)
+    try:
+        registry.matches(registry.read_card(folder), spec.base)
+        kind = registry.describe(folder).kind
+    except ArtifactError as error:
+        return objectives.fall_back(spec, f"{champion.answerer} cannot be begun from: {error.message}")
+    if kind != "LORA":
+        return objectives.fall_back(spec, f"{champion.answerer} is no LoRA adapter")
+    return msgspec.structs.replace(spec, init_adapter=str(folder))
 
 
-def _example(item: Item, spec: TrainSpec, texts: dict[str, str], general: list[Chat]) -> Example:
+def _example(
+    item: Item, spec: TrainSpec, texts: dict[str, str], mixed: general.General, answers: dict[str, str]
+) -> Example | None:
+    """None for a text that was erased since, or a general example that its file has no longer."""
     if item.kind == "general":
-        return Example(id=item.id, messages=general[int(item.id.removeprefix("general:"))].messages, kind="general")
-    return Example(id=item.id, messages=spec.prompt.messages(texts[item.id], item.label), label=item.label)
+        messages = mixed.get(item.id)
+        return None if messages is None else Example(id=item.id, messages=messages, kind="general")
+    if item.id not in texts:
+        return None
+    answer = answers.get(item.id, "")
+    return Example(
+        id=item.id,
+        messages=spec.prompt.messages(texts[item.id], item.label),
+        label=item.label,
+        rejected=answer if answer != item.label else "",
+    )

@@ -1,7 +1,7 @@
 """The step that needs scikit-learn: `python -m loop.fitting RUN_FOLDER`, so that the daemon never loads it.
 
     spec.json        FreezeSpec or OpinionSpec: record ids and numbers, no text; written by the daemon
-    dataset/         dataset.jsonl and the control that was fitted on it      (freeze)
+    dataset/         dataset.jsonl, left_out.jsonl, suspects.jsonl, and the control that was fitted on it  (freeze)
     opinions.jsonl   one Opinion a line                                      (opinions)
     result.json      Frozen or Opinions, written last
     error.json       StepFailure
@@ -11,10 +11,10 @@ The texts are those of the workspace that the folder lies in.
 
 from __future__ import annotations
 
-import random
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,9 +22,10 @@ import msgspec
 
 from adapters.child import Stopping, run
 from adapters.control import Control
-from adapters.specs import Message, read_lines, write_json, write_lines
-from loop import curation
+from adapters.specs import write_json, write_lines
+from loop import curation, general, suspects
 from loop.bootstrap import App, open_app
+from loop.embeddings import embedder
 from loop.evaluations import CONTROL
 from loop.state import Plan
 from store import queries
@@ -32,18 +33,21 @@ from store.errors import InputError, StepError
 from store.events import CurationCount
 from store.kill_points import reached
 
+Measure = Literal["tfidf", "embeddings"]
+NAMED_SUSPECTS = 100  # in the event; the dataset names all
 DATASET = "dataset"  # folder of what becomes the artifact
 OPINIONS = "opinions.jsonl"
-GENERAL = Path(__file__).parents[1] / "adapters" / "data" / "general.jsonl"
+LEFT_OUT, SUSPECTS = "left_out.jsonl", "suspects.jsonl"  # in a dataset, beside dataset.jsonl; no text either
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a dataset artifact: no text, so that a customer can be forgotten."""
 
-    id: str  # a record, or a line of the general examples
+    id: str  # a record, or one of the general examples
     label: str
     split: Literal["train", "valid"]
     kind: Literal["task", "general"] = "task"
+    copies: int = 1  # how often it is trained on
 
 
 class FreezeSpec(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="freeze"):
@@ -60,6 +64,9 @@ class FreezeSpec(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", ta
     general_share: float
     general_file: str
     seed: int
+    measure: Measure = "tfidf"
+    threshold: float = 0.9  # of that measure; `near_duplicate` is that of arrival
+    reweight: bool = False
 
 
 class OpinionSpec(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="opinions"):
@@ -79,6 +86,8 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True):
     per_class: dict[str, int]
     curation: list[CurationCount]
     warnings: list[str]
+    rare: list[str] = []
+    suspects: list[str] = []  # the first of them
 
 
 class Opinion(msgspec.Struct, frozen=True):
@@ -98,6 +107,7 @@ def fit(folder: Path, _: Stopping | None = None) -> None:
 
     Raises:
         InputError: fewer than two classes are left to train on.
+        SettingsError: embeddings are wanted and not installed.
         StepError: the spec, or the file of general examples, cannot be read.
         ArtifactError: the control is damaged.
     """
@@ -117,51 +127,69 @@ def fit(folder: Path, _: Stopping | None = None) -> None:
 
 
 def _freeze(app: App, spec: FreezeSpec, folder: Path) -> None:
+    examples = general.read(app.root, spec.general_file)
     exam = queries.labelled(app.workspace.read, spec.task, side="exam", up_to=spec.up_to)
-    exam_texts = app.workspace.texts.many([one.record_id for one in exam])
-    curated = curation.curate(
-        _training_labels(app, spec),
-        list(exam_texts.values()),
-        spec.labels,
-        valid_share=spec.valid_share,
-        near_duplicate=spec.near_duplicate,
-        seed=spec.seed,
-        out_of_fold=curation.control_out_of_fold,
-    )
+    curated = curated_labels(app, spec, [one.record_id for one in exam])
     if len({one.label for one in curated.train}) < 2:
         raise InputError(
             f"{spec.task} has fewer than two classes to train on", hint="`tuneloop review` labels what is queued."
         )
-    general = _general_ids(app, spec, len(curated.train))
-    items = [Item(id=one.id, label=one.label, split="train") for one in curated.train]
-    items += [Item(id=identity, label="", split="train", kind="general") for identity in general]
+    mixed, advice = general.choose(examples, curated.lines, spec.general_share, spec.seed)
+    times = curated.copies
+    items = [Item(id=one.id, label=one.label, split="train", copies=times.get(one.label, 1)) for one in curated.train]
+    items += [Item(id=identity, label="", split="train", kind="general") for identity in mixed]
     items += [Item(id=one.id, label=one.label, split="valid") for one in curated.valid]
     made = folder / DATASET
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(mode=0o700)
     write_lines(made / "dataset.jsonl", items)
+    write_lines(made / LEFT_OUT, curated.left_out)
+    write_lines(made / SUSPECTS, curated.suspects)
     texts, labels = [one.text for one in curated.train], [one.label for one in curated.train]
     Control.fit(texts, labels, seed=spec.seed).save(made / CONTROL)
     reached("freeze.dataset_written")
     hard = sum(not one.audit for one in exam)
-    mixed = CurationCount(step="general", count=len(general), detail="general examples mixed in, against forgetting")
+    against = CurationCount(step="general", count=len(mixed), detail="general examples mixed in, against forgetting")
     frozen = Frozen(
         train=len(curated.train),
         valid=len(curated.valid),
         exam=len(exam) - hard,
         hard_exam=hard,
         per_class=dict(Counter(labels)),
-        curation=[*curated.counts, mixed],
-        warnings=curated.warnings,
+        curation=[*curated.counts, against],
+        warnings=[*curated.warnings, *advice],
+        rare=curated.rare,
+        suspects=[one.id for one in curated.suspects[:NAMED_SUSPECTS]],
     )
     write_json(folder / "result.json", frozen)
 
 
-def _training_labels(app: App, spec: FreezeSpec) -> list[curation.Labelled]:
-    standing = queries.labelled(app.workspace.read, spec.task, side="train", up_to=spec.up_to)
+def curated_labels(app: App, spec: FreezeSpec, exam: Sequence[str]) -> curation.Curated:
+    """What the labels that stood at `spec.up_to` come to; `exam` are the ids of what is never trained on.
+
+    Raises:
+        SettingsError: embeddings are wanted and not installed.
+    """
+    return curation.curate(
+        training_labels(app, spec.task, spec.up_to),
+        app.workspace.texts.many(list(exam)),
+        spec.labels,
+        valid_share=spec.valid_share,
+        near_duplicate=spec.threshold,
+        seed=spec.seed,
+        plain=spec.near_duplicate,
+        embed=embedder() if spec.measure == "embeddings" else None,
+        out_of_fold=suspects.out_of_fold,
+        reweight=spec.reweight,
+    )
+
+
+def training_labels(app: App, task: str, up_to: int) -> list[curation.Labelled]:
+    """Labels that stood on the training side at a log position, with their texts; erased ones are left out."""
+    standing = queries.labelled(app.workspace.read, task, side="train", up_to=up_to)
     texts = app.workspace.texts.many([one.record_id for one in standing])
     answers = {
-        row.record_id: row.answer for row in queries.records(app.workspace.read, spec.task, side="train", labelled=True)
+        row.record_id: row.answer for row in queries.records(app.workspace.read, task, side="train", labelled=True)
     }
     return [
         curation.Labelled(
@@ -175,28 +203,6 @@ def _training_labels(app: App, spec: FreezeSpec) -> list[curation.Labelled]:
         for one in standing
         if one.record_id in texts
     ]
-
-
-def _general_ids(app: App, spec: FreezeSpec, train: int) -> list[str]:
-    available = [f"general:{number}" for number in range(len(general_lines(app, spec.general_file)))]
-    wanted = min(len(available), curation.general_count(train, spec.general_share))
-    return random.Random(spec.seed).sample(available, wanted)  # noqa: S311
-
-
-class Chat(msgspec.Struct, frozen=True):
-    messages: list[Message]
-
-
-def general_lines(app: App, named: str) -> list[Chat]:
-    """The built-in general examples, or the user's file (OpenAI chat JSONL).
-
-    Raises:
-        StepError: the file is missing or a line is not a chat.
-    """
-    path = app.root / named if named else GENERAL
-    if not path.exists():
-        raise StepError(f"the general examples are not at {path}", hint="See training.general_file.")
-    return read_lines(path, Chat)
 
 
 # ---------------------------------------------------------------- opinions

@@ -217,6 +217,20 @@ class SplitSettings(Section):
     seed: int = Field(default=1, ge=0, description="of the draw; changing it moves no record that is already in")
 
 
+class CurationSettings(Section):
+    """What is trained on of the labels there are."""
+
+    measure: Literal["tfidf", "embeddings"] = Field(
+        default="tfidf", description="of near-duplicates; embeddings need pip install 'tuneloop[embeddings]'"
+    )
+    threshold: float = Field(
+        default=0.9, gt=0.5, le=1, description="cosine by that measure from which two texts are one; embeddings: 0.95"
+    )
+    reweight: bool = Field(
+        default=False, description="show examples of small classes more often, until all classes weigh the same"
+    )
+
+
 class HarvestSettings(Section):
     queue_size: int = Field(default=100, ge=1, description="open reviews at most")
     min_new: int = Field(default=20, ge=1, description="new records before the next harvest")
@@ -360,6 +374,7 @@ class TaskSettings(Section):
     prompt: str = Field(default="", description="use this prompt version whatever the scores say; empty: the best")
     shots: int = Field(default=4, ge=0, le=64, description="examples in a few-shot prompt")
     splits: SplitSettings = Field(default_factory=SplitSettings)
+    curation: CurationSettings = Field(default_factory=CurationSettings)
     harvest: HarvestSettings = Field(default_factory=HarvestSettings)
     trigger: TriggerSettings = Field(default_factory=TriggerSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)

@@ -1,4 +1,4 @@
-"""Near-duplicates without comparing everything with everything.
+"""What makes a text the near-duplicate of one that is in already. Among many texts see `loop.neighbours`.
 
 Two texts are near-duplicates when the cosine of their words' character 4-grams (letter case, punctuation, accents'
 encoding and the order of words aside) reaches a threshold, 0.9 by default. A gram counts once however often it
@@ -29,8 +29,6 @@ ROWS = 4
 THRESHOLD = 0.9
 _WORD = re.compile(r"\w+")
 _CHUNK_CHARS = 400_000  # characters hashed at once: bounds memory at about 250 MB
-_BLOCK = 512  # texts that are multiplied at once
-_CROWD = 64  # clusters that one bucket's member is compared with, at most
 
 
 def normalised(text: str) -> str:
@@ -68,74 +66,6 @@ def near_duplicates(
     found = [(identity, cosine(own, grams(other))) for identity, other in candidates]
     found = [item for item in found if item[1] >= threshold]
     return sorted(found, key=lambda item: (-item[1], item[0]))
-
-
-def near_duplicate_groups(texts: Sequence[str], threshold: float = THRESHOLD) -> list[list[int]]:
-    """Indices of the texts, grouped: near-duplicates, and chains of them, share a group.
-
-    Groups and their members are in the order of the texts; most groups hold one. Memory and time grow with the
-    number of texts, not with its square: within a crowded bucket a text is compared with one member of each
-    cluster.
-    """
-    exact: dict[str, int] = {}
-    first_of = [exact.setdefault(normalised(text), index) for index, text in enumerate(texts)]
-    unique = sorted(set(first_of))
-    parent = {index: index for index in unique}
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    buckets: dict[bytes, list[int]] = {}
-    for index, keys in zip(unique, band_keys_of([texts[index] for index in unique]), strict=True):
-        for key in keys:
-            buckets.setdefault(key, []).append(index)
-    checked: set[tuple[int, int]] = set()
-    for members in buckets.values():
-        if len(members) == 1:
-            continue
-        seen = [members[0]]
-        for member in members[1:]:
-            for other in seen[:_CROWD]:
-                pair = (other, member)
-                if root(other) == root(member) or pair in checked:
-                    continue
-                checked.add(pair)
-                if similarity(texts[other], texts[member]) >= threshold:
-                    low, high = sorted((root(other), root(member)))
-                    parent[high] = low
-            if all(root(member) != root(other) for other in seen):
-                seen.append(member)
-    groups: dict[int, list[int]] = {}
-    for index, first in enumerate(first_of):
-        groups.setdefault(root(first), []).append(index)
-    return list(groups.values())
-
-
-def near_to(texts: Sequence[str], others: Sequence[str], threshold: float = THRESHOLD) -> set[int]:
-    """Indices of the texts whose TF-IDF cosine (character 3- to 5-grams within words) with any of `others` reaches
-    the threshold.
-
-    With all texts at hand, rare words can weigh more than common ones, which finds twice as many paraphrases as the
-    measure at arrival. Exact, in blocks: memory does not grow with the product of the two sides.
-    """
-    if not texts or not others:
-        return set()
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5))
-    try:
-        matrix = vectors.fit_transform([normalised(text) for text in (*texts, *others)])
-    except ValueError:  # nothing but empty texts
-        return set()
-    against = matrix[len(texts) :].T.tocsc()
-    found: set[int] = set()
-    for start in range(0, len(texts), _BLOCK):
-        block = (matrix[start : min(start + _BLOCK, len(texts))] @ against).tocoo()
-        found.update(start + int(row) for row in block.row[block.data >= threshold])
-    return found
 
 
 def _words(text: str) -> list[str]:

@@ -1,7 +1,3 @@
-import os
-import time
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,9 +7,7 @@ from loop.similarity import (
     band_keys_of,
     cosine,
     grams,
-    near_duplicate_groups,
     near_duplicates,
-    near_to,
     similarity,
 )
 
@@ -75,62 +69,5 @@ def test_near_duplicates_share_a_band(letters: list[str], at: int, remove: bool)
     assert set(band_keys(text)) & set(band_keys(changed))
 
 
-@given(st.lists(st.sampled_from([*TICKETS, *(t + "!" for t in TICKETS), *(t.upper() for t in TICKETS)]), max_size=15))
-def test_groups_are_a_partition_of_near_duplicates(values: list[str]) -> None:
-    groups = near_duplicate_groups(values)
-    assert sorted(index for group in groups for index in group) == list(range(len(values)))
-    of = {index: number for number, group in enumerate(groups) for index in group}
-    for a, first in enumerate(values):
-        for b, second in enumerate(values):
-            assert (of[a] == of[b]) == (similarity(first, second) >= 0.9)
-    assert groups == [sorted(group) for group in groups]
-
-
-def test_many_copies_stay_cheap() -> None:
-    values = [f"{TICKETS[n % 4]} {'.' * (n % 3)}" for n in range(4000)]
-    start = time.perf_counter()
-    assert len(near_duplicate_groups(values)) == 4
-    assert time.perf_counter() - start < 5
-
-
-def test_empty_and_short_texts() -> None:
-    assert near_duplicate_groups([]) == []
-    assert near_duplicate_groups(["", " ", "a", "A ", "b"]) == [[0, 1], [2, 3], [4]]
+def test_nothing_is_near_to_nothing() -> None:
     assert cosine(grams(""), grams("a")) == 0
-
-
-def test_paraphrases_of_the_exam_are_found() -> None:
-    exam = [*TICKETS, "What age do I have to be?"]
-    values = ["The weather is fine today", "What age do you have to be?", TICKETS[1].upper(), ""]
-    assert near_to(values, exam) >= {2}
-    assert near_to(values, exam, 0.7) == {1, 2}
-    assert near_to([], exam) == near_to(values, []) == near_to([""], [""]) == set()
-
-
-@given(st.lists(texts, max_size=6), st.lists(texts, min_size=1, max_size=6))
-@settings(max_examples=25)
-def test_copies_are_near_to_the_exam(values: list[str], exam: list[str]) -> None:
-    found = near_to([*values, exam[0]], exam)
-    if any(character.isalnum() for character in exam[0]):
-        assert len(values) in found
-
-
-def test_real_queries_with_all_pairs() -> None:
-    data = os.environ.get("TUNELOOP_BENCH_DATA")
-    if not data:
-        pytest.skip("TUNELOOP_BENCH_DATA is not set")
-    import csv
-
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.preprocessing import normalize
-
-    path = next(Path(data).glob("banking77/*test*.csv"))
-    with path.open(encoding="utf-8", newline="") as file:
-        values = [row[0] for row in csv.reader(file)][1:1501]
-    vectors = CountVectorizer(analyzer=lambda value: sorted(grams(value)), binary=True)
-    counts = normalize(vectors.fit_transform(values))
-    pairs = (counts @ counts.T).tocoo()
-    near = {(a, b) for a, b, v in zip(pairs.row, pairs.col, pairs.data, strict=True) if a < b and v >= 0.9}
-    of = {index: number for number, group in enumerate(near_duplicate_groups(values)) for index in group}
-    found = sum(of[a] == of[b] for a, b in near)
-    assert found >= 0.99 * len(near) > 0
