@@ -2,7 +2,7 @@
 
 Each records the same series, one loss a step, in its normal way: MLflow into its default SQLite store, trackio into its
 own, W&B into an offline run, the log one event a transaction. Each runs in a process of its own, in turns, in the same
-run; rates are medians over the rounds. "Until safe" counts the closing of the run as well: what a tracker has only
+run; rates are medians over the rounds. "Until closed" counts the closing of the run as well: what a tracker has only
 queued is not written yet. Then each is killed (SIGKILL, with all it has started) right after its last call, and what
 can be read of its files is counted. Syncs are counted by strace, where there is one.
 
@@ -94,7 +94,7 @@ def work(name: str, folder: Path, records: int, *, dies: bool) -> None:
     if dies:
         os.killpg(0, signal.SIGKILL)
     finish()
-    print(json.dumps({"called": called, "safe": time.perf_counter() - started}))
+    print(json.dumps({"called": called, "closed": time.perf_counter() - started}))
 
 
 # ---------------------------------------------------------------- all of them
@@ -191,7 +191,7 @@ def measure(records: int, rounds: int) -> None:
         for number in range(rounds):
             for name, python in found.items():
                 took = run(name, python, Path(place, f"{name}-{number}"), records)
-                times[name].append((took["called"], took["safe"]))
+                times[name].append((took["called"], took["closed"]))
         for name, python in found.items():
             folder = Path(place, f"{name}-dies")
             run(name, python, folder, records, "--dies")
@@ -205,23 +205,23 @@ def measure(records: int, rounds: int) -> None:
     for column in (
         "tracker",
         "records/s in the call",
-        "until safe",
+        "until closed",
         "ours to theirs",
         "kept after kill -9",
         "syncs a record",
     ):
         table.add_column(column, justify="left" if column == "tracker" else "right")
-    ours = statistics.median(safe for _, safe in times["log"])
+    ours = statistics.median(closed for _, closed in times["log"])
     for name, measured in times.items():
-        called, safe = (statistics.median(one) for one in zip(*measured, strict=True))
+        called, closed = (statistics.median(one) for one in zip(*measured, strict=True))
         shown = synced[name]
         table.add_row(
-            NAMES[name], f"{records / called:,.0f}", f"{records / safe:,.0f}",
-            "" if name == "log" else f"{safe / ours:.2f}",
+            NAMES[name], f"{records / called:,.0f}", f"{records / closed:,.0f}",
+            "" if name == "log" else f"{closed / ours:.2f}",
             f"{kept[name]} of {records}", "–" if shown is None else f"{shown:.2f}",
         )  # fmt: skip
     Console(width=120).print(table)
-    print("ours to theirs: rate of the log by the rate of the tracker, both until safe; above 1 the log is faster")
+    print("ours to theirs: rate of the log by the rate of the tracker, both until closed; above 1 the log is faster")
 
 
 def main() -> None:
