@@ -78,7 +78,7 @@ def damage(folder: Path) -> Iterator[tuple[Path, str]]:
         mark = msgspec.json.decode(content, type=Mark)
     except FileNotFoundError:
         return
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         yield file, f"cannot be read: {error}"
         return
     if mark.own != _digest(mark.files):
@@ -109,7 +109,7 @@ def _digest(files: dict[str, str]) -> str:
 
 def best_of(checkpoints: Path, step: int) -> int:
     """Step of the best weights that a checkpoint speaks of; 0 for none, or where it cannot be read."""
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
+    with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return msgspec.json.decode(
             (checkpoints / f"checkpoint-{step}" / STEERING).read_bytes(), type=_Steering
         ).best_step

@@ -277,7 +277,7 @@ def _cached(path: str, key: str) -> Ability | None:
         return None
     try:
         kept = msgspec.json.decode(Path(path).read_bytes(), type=Ability)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
     return kept if kept.key == key else None
 

@@ -245,7 +245,7 @@ def read_json(path: Path, kind: type[S]) -> S:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise StepError(f"{path.name} cannot be read: {error}", hint=f"Look at {path}.") from error
 
 
@@ -268,7 +268,7 @@ def read_lines(path: Path, kind: type[S]) -> list[S]:
             continue
         try:
             values.append(decoder.decode(line))
-        except msgspec.MsgspecError as error:
+        except (UnicodeDecodeError, msgspec.MsgspecError) as error:
             if number == len(lines):
                 break
             raise StepError(f"{path.name}:{number} cannot be read: {error}", hint=f"Look at {path}.") from error

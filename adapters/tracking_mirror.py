@@ -342,7 +342,7 @@ def _read_cursor(path: Path) -> Cursor:
         return msgspec.json.decode(path.read_bytes(), type=Cursor)
     except FileNotFoundError:
         return Cursor()
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise StepError(
             f"{path} cannot be read: {error}",
             hint="Delete it to send everything again; delete the runs it was sent to as well.",

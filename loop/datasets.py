@@ -219,7 +219,7 @@ def freeze_spec(app: App, task: TaskState, rules: TaskSettings, plan: Plan, trig
 def _spec(folder: Path) -> FreezeSpec | OpinionSpec | None:
     try:
         return msgspec.json.decode((folder / "spec.json").read_bytes(), type=FreezeSpec | OpinionSpec)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
 
 

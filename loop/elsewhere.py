@@ -121,7 +121,7 @@ def uploaded(app: App, record_ids: Collection[str], sessions: Sequence[str]) -> 
     if app.settings.wandb.send_text:  # what was sent, or found too late: its folder may have been cleaned up
         try:
             cursor = msgspec.json.decode((home / "cursor.json").read_bytes(), type=Cursor)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
             cursor = Cursor()
         sampled = {training_run_id(cursor.workspace, run_id) for run_id in _sampled(app, set(record_ids))}
         found |= (sampled & cursor.runs.keys()) - {_run_of(name) for name in queued}

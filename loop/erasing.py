@@ -112,7 +112,7 @@ def _resume(app: App, epoch: int | None, say: Say) -> Report | None:
         note = msgspec.json.decode(path.read_bytes(), type=Note)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise Corrupt(
             f"{path} cannot be read: {error}",
             hint="It holds what is being erased. Delete it, then erase the same records or customer again.",

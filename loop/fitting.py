@@ -113,7 +113,7 @@ def fit(folder: Path, _: Stopping | None = None) -> None:
     """
     try:
         spec = msgspec.json.decode((folder / "spec.json").read_bytes(), type=FreezeSpec | OpinionSpec)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise StepError(f"spec.json cannot be read: {error}", hint=f"Look at {folder}.") from error
     with open_app(folder) as app:
         app.workspace.projections.catch_up()

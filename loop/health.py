@@ -164,7 +164,7 @@ def alive(pid: int) -> bool:
 def mirror_lag(app: App) -> tuple[int, datetime | None]:
     """(events that the mirror to Weights & Biases still lacks, time of the oldest of them)."""
     after = 0
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
+    with contextlib.suppress(OSError, UnicodeDecodeError, msgspec.MsgspecError):
         after = msgspec.json.decode((app.workspace.paths.wandb / "cursor.json").read_bytes(), type=_Cursor).position
     oldest = next(app.workspace.log.read(after, 1), None)
     if oldest is None:
@@ -226,7 +226,7 @@ def read_verified(app: App) -> Verified | None:
     """What the last verification found; None where there was none."""
     try:
         return msgspec.json.decode((app.workspace.paths.run / VERIFIED).read_bytes(), type=Verified)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
 
 
@@ -234,6 +234,6 @@ def _since(folder: Path) -> dict[str, datetime]:
     """Since when the notifier has seen each fault; it looks only where somebody is to be told."""
     try:
         told = msgspec.json.decode((folder / "_faults.json").read_bytes(), type=_Faults).episodes
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return {}
     return {name: one.since for name, one in told.items()}

@@ -274,7 +274,7 @@ def _task_of(app: App, prefix: str, name: str) -> str:
 def _progress(path: Path) -> Progress:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Progress)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return Progress()
 
 

@@ -131,7 +131,7 @@ def box_path(folder: Path, name: str) -> Path:
 def _read_episodes(path: Path) -> health.Episodes:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Faults).episodes
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return {}  # what lasts is told once more
 
 

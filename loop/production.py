@@ -36,7 +36,7 @@ def read_pointer(folder: Path, task: str) -> Pointer | None:
     """The pointer of a task; None where it is missing or damaged (the next sync writes it anew)."""
     try:
         return msgspec.json.decode((folder / f"{task}.json").read_bytes(), type=Pointer)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
 
 

@@ -57,7 +57,7 @@ def read(folder: Path) -> Pulse | None:
     """The last pulse; None where there is none that can be read."""
     try:
         return msgspec.json.decode((folder / FILE).read_bytes(), type=Pulse)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
 
 

@@ -37,7 +37,7 @@ def about_to_be_erased(home: Path) -> list[str]:
     """Records of an erasure that was interrupted in the old workspace; `home` is its .tuneloop."""
     try:
         note = msgspec.json.decode((home / NOTE).read_bytes(), type=erasing.Note)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return []
     return sorted({*note.report.records, *(victim.record_id for victim in note.victims)})
 
@@ -70,5 +70,5 @@ def settle(staging: Path, root: Path, old: Path | None) -> None:
 def _cursor(folder: Path) -> Cursor | None:
     try:
         return msgspec.json.decode((folder / "cursor.json").read_bytes(), type=Cursor)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None

@@ -46,7 +46,7 @@ def read_endpoints(folder: Path) -> Endpoints:
     """The addresses that the daemon wrote into `folder`; empty ones where there are none."""
     try:
         return msgspec.json.decode((folder / FILE).read_bytes(), type=Endpoints)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return Endpoints()
 
 

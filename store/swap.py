@@ -161,7 +161,7 @@ def read_ready(root: Path) -> Ready | None:
     """The complete copy that waits in `root`; None where there is none."""
     try:
         return msgspec.json.decode((root / RESTORING / READY).read_bytes(), type=Ready)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
 
 

@@ -141,7 +141,7 @@ def read_box(path: Path) -> Box:
         return msgspec.json.decode(path.read_bytes(), type=Box)
     except FileNotFoundError:
         return Box()
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise StepError(
             f"{path} cannot be read: {error}", hint="Delete it; the target is then told what happens from here on."
         ) from error
