@@ -65,7 +65,7 @@ class Codec:
         except (msgspec.MsgspecError, TypeError, ValueError, KeyError) as error:
             raise Corrupt(
                 f"event {position} ({name}@{schema}) cannot be read: {error}",
-                hint="Run `tuneloop verify`; restore the last backup if the row was changed.",
+                hint="Where the row was changed, put the last backup in its place: `tuneloop restore BACKUP`.",
             ) from error
 
     def _lift(self, name: str, schema: int, payload: str | bytes, position: int) -> Event:

@@ -165,7 +165,9 @@ def translated(error: BaseException, path: Path) -> StoreError | None:
             hint="Free disk space; nothing acknowledged was lost, and the command can be repeated.",
         )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return Corrupt(f"{path.name} is damaged: {error}", hint="Run `tuneloop verify`, then restore the last backup.")
+        return Corrupt(
+            f"{path.name} is damaged: {error}", hint="Put the last backup in its place: `tuneloop restore BACKUP`."
+        )
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
         return StoreError(
             f"{path.name} cannot be opened or written: {error}", hint=f"Check owner and permissions of {path.parent}."
@@ -265,7 +267,8 @@ class Database:
             raise told from error
         except UnicodeDecodeError as error:  # the driver's words for damage quote a name that is damaged itself
             raise Corrupt(
-                f"{self.path.name} is damaged: {error}", hint="Run `tuneloop verify`, then restore the last backup."
+                f"{self.path.name} is damaged: {error}",
+                hint="Put the last backup in its place: `tuneloop restore BACKUP`.",
             ) from error
 
     @contextlib.contextmanager

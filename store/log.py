@@ -285,7 +285,10 @@ class Log:
             ]  # fmt: skip
         except (TypeError, ValueError) as error:
             position, at = next(((row[0], row[6]) for row in rows if not _is_time(row[6])), (0, ""))
-            raise Corrupt(f"event {position} has no readable time: {at!r}", hint="Run `tuneloop verify`.") from error
+            raise Corrupt(
+                f"event {position} has no readable time: {at!r}",
+                hint="Put the last backup in its place: `tuneloop restore BACKUP`.",
+            ) from error
 
     def _recorded(self, row: tuple[Any, ...]) -> Recorded:
         return self.decoded([row])[0]

@@ -127,7 +127,7 @@ class Segments:
         if found is None:
             raise Corrupt(
                 f"event {position} has no payload, and no segment holds it",
-                hint="The row was changed: restore the last backup.",
+                hint="The row was changed: put the last backup in its place: `tuneloop restore BACKUP`.",
             )
         return found
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from store.artifacts import Artifacts
 from store.database import Database
 from store.disk import make_folder, sync
-from store.errors import UsageError
+from store.errors import StoreError, UsageError
 from store.log import Log
 from store.projections import Projections
 from store.segments import Segments
@@ -115,11 +115,15 @@ class Workspace:
     def open(cls, root: Path) -> Workspace:
         """Open the workspace of `root` or of the nearest folder above it.
 
+        Only `create` makes a database: one that is lost must not read as an empty workspace.
+
         Raises:
             UsageError: there is none.
-            StoreError: its database cannot be opened.
+            StoreError: its database is missing or cannot be opened.
         """
-        return cls(find_root(root))
+        found = find_root(root)
+        _require_database(Paths(found))
+        return cls(found)
 
     def close(self) -> None:
         self.log.close()
@@ -132,6 +136,33 @@ class Workspace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _require_database(paths: Paths) -> None:
+    try:
+        if paths.database.stat().st_size:
+            return
+        state = "empty"  # SQLite would make a new database of it
+    except FileNotFoundError:
+        state = "missing"
+    except OSError:
+        return  # opening it says what is wrong
+    folders = (paths.artifacts, paths.production, paths.runs, paths.quarantine, paths.claimed)
+    left = [folder.name for folder in folders if folder.is_dir() and any(folder.iterdir())]
+    left += [paths.secret.name] if paths.secret.exists() else []
+    if not left:
+        raise StoreError(
+            f"{paths.database} is {state}: making this workspace was interrupted",
+            hint=f"Remove {paths.home} and {paths.settings}, then `tuneloop init` again; or `tuneloop restore BACKUP`.",
+        )
+    raise StoreError(
+        f"{paths.database} is {state} although {' and '.join(left)} of its workspace {_is(left)} here",
+        hint="Put the last backup in its place: `tuneloop restore BACKUP`.",
+    )
+
+
+def _is(names: list[str]) -> str:
+    return "is" if len(names) == 1 and not names[0].endswith("s") else "are"
 
 
 def find_root(start: Path) -> Path:

@@ -45,6 +45,10 @@ def verify(
                 styled(f"{finding.level:<5}", LEVEL_STYLES[finding.level]), f"{finding.check}: {finding.message}{place}"
             )
     if not sound(findings):
+        if {finding.check for finding in findings if finding.level == "fail"} == {"read tables"}:
+            note("the read tables follow from the log: `tuneloop verify --rebuild` makes them anew")
+        else:
+            note("put the last backup in its place: `tuneloop restore BACKUP`")
         raise typer.Exit(DAMAGED)
 
 

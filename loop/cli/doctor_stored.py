@@ -17,7 +17,7 @@ _ADVICE = {
     "artifacts": "It is not used as long as it is so. Put its folder back from a backup.",
 }
 _NAMES = {"database": "pages"}  # beside doctor's own look at the connections
-_RESTORE = "`tuneloop verify` says more; restore the last backup."
+_RESTORE = "`tuneloop verify` says more; put the last backup in its place: `tuneloop restore BACKUP`."
 
 
 def stored(app: App) -> Iterator[Check]:
