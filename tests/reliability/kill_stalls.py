@@ -125,7 +125,9 @@ def _everything(root: Path) -> dict[str, str]:
     for path in sorted(home.rglob("*")):
         if not path.is_file() or path.parent == home or path.parent.name == "logs":  # the database has its own lines
             continue
-        if path.suffix == ".port" or path.name == pulse.FILE:  # a port is its own process's; the other's pulse goes on
+        # a port and a half-made artifact are their own process's, to be taken away; the other one's pulse goes on
+        own = path.suffix == ".port" or ".tmp-" in str(path.relative_to(home))
+        if own or path.name == pulse.FILE:
             continue
         with_time = f"{path.stat().st_mtime_ns} " if path.parent.name == "production" else ""
         found[str(path.relative_to(home))] = with_time + hashlib.sha256(path.read_bytes()).hexdigest()
