@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from loop.sources import NOT_UTF8
 from store.labels import parse_label
 
 Format = Literal["auto", "chat", "records", "csv", "log"]
@@ -42,6 +43,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     customer: str = ""
     task: str = ""
     at: str = ""
+    no_label: str = ""  # what to say of an answer that is no label
 
 
 class Correction(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +65,7 @@ def decode(raw: bytes) -> dict[str, Any]:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadLine(f"not UTF-8 (byte {error.start})") from None
+        raise BadLine(f"byte {error.start} is {NOT_UTF8}") from None
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -96,7 +98,7 @@ def read_record(value: Mapping[str, Any], labels: Sequence[str], *, max_chars: i
     if "\0" in line.text:
         raise BadLine("the text holds a NUL character")
     if not _encodable(line.text):
-        raise BadLine("the text holds a lone surrogate: its bytes were no UTF-8")
+        raise BadLine(f"the text holds a lone surrogate, it is {NOT_UTF8}")
     if len(line.text) > max_chars:
         raise BadLine(f"the text has {len(line.text)} characters, more than {max_chars}")
     return line
@@ -131,7 +133,8 @@ def _own(value: Mapping[str, Any], labels: Sequence[str]) -> Line:
         label=_label(value.get("label"), labels),
         external_id=_identity(value.get("id")),
         answered=bool(answer) or ("answer" in value and "answered_by" in value and bool(value["answered_by"])),
-        answer=parse_label(answer, labels) if answer else None,
+        answer=(known := parse_label(answer, labels) if answer else None),
+        no_label="" if known is not None or not answer else _as_class(answer),
         answered_by=_text(value, "answered_by"),
         confidence=_share(value, "confidence"),
         margin=_share(value, "margin"),
@@ -164,7 +167,8 @@ def _log(value: Mapping[str, Any], labels: Sequence[str]) -> Line:
         text=text,
         external_id=_identity(given),
         answered=content is not None,
-        answer=parse_label(content, labels) if content else None,
+        answer=(known := parse_label(content, labels) if content else None),
+        no_label="" if known is not None or not content else _as_class(content),
         answered_by=model[:_LONGEST_ID] if isinstance(model, str) else "",
         customer=_text(value, "client_id"),
         task=_text(value, "task") or _text(value, "workload_id"),
@@ -229,6 +233,12 @@ def _label(value: Any, labels: Sequence[str]) -> str | None:
         repr(value) if isinstance(value, str) and len(value) <= 40 and len(value.split()) == 1 else "of another form"
     )
     raise BadLine(f"unknown label {named}; the labels are {', '.join(labels)}")
+
+
+def _as_class(answer: str) -> str:
+    """An answer for a report, quoted if it can be the name of a class; longer ones may hold a ticket."""
+    short = answer.strip()
+    return repr(short) if short.isprintable() and len(short) <= 30 and len(short.split()) <= 3 else "one of another form"
 
 
 def _identity(value: Any) -> str:

@@ -28,13 +28,16 @@ _PROBLEMS = 50  # that a report names
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What came of the lines. `problems` holds (line, reason) of the first quarantined ones."""
+    """What came of the lines. `problems` holds (line, reason) of the first quarantined ones; the example is of the
+    first answer that is no label, quoted where it is short."""
 
     received: int = 0
     known: int = 0
     labelled: int = 0
     feedback: int = 0
     quarantined: int = 0
+    no_label: int = 0  # answers of production that name no label of their task
+    no_label_example: str = ""
     problems: list[tuple[int, str]] = []
     recorded: list[Recorded] = []
 
@@ -145,6 +148,10 @@ class Reader:
         self.report.received += drafted.received
         self.report.known += drafted.known
         self.report.labelled += drafted.labelled
+        for _, given in batch:
+            if given.no_label:
+                self.report.no_label += 1
+                self.report.no_label_example = self.report.no_label_example or given.no_label
         raws = {line.number: line for line, _ in batch}
         for number, reason in drafted.refused:
             self._quarantine(raws[number], reason)

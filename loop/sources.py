@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ CSV_ENDINGS = (".csv", ".tsv")
 ENDINGS = (".jsonl", ".ndjson", ".json", ".log", ".txt", *CSV_ENDINGS)
 _BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 16
+NOT_UTF8 = "not UTF-8: convert the file, for example with `iconv -f latin1 -t utf-8`"
 
 
 class Numbered(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,15 +68,17 @@ def csv_lines(lines: Iterable[bytes], longest: int) -> Iterator[Numbered]:
     """Rows of a CSV (or tab-separated) file with a header; a row's number is that of its first line.
 
     Bytes that are no UTF-8 become lone surrogates, which `formats.read_record` refuses row by row; of a line longer
-    than `longest` bytes the beginning is kept.
+    than `longest` bytes the beginning is kept. What follows a quote that is never closed is one row with a problem.
     """
     decoded = (raw.decode("utf-8", "surrogateescape") for raw, _, _ in _pieces(lines, longest))
     header_line = next(decoded, "").removeprefix("\ufeff")
     delimiter = max((",", ";", "\t"), key=header_line.count)
-    rows = csv.reader(_chained(header_line, decoded), delimiter=delimiter, strict=False)
+    source = _Source(header_line, decoded)
+    rows = csv.reader(source, delimiter=delimiter, strict=False)
     header: list[str] = []
     before = 0
     while True:
+        source.taken.clear()
         try:
             row = next(rows)
         except StopIteration:
@@ -82,14 +86,19 @@ def csv_lines(lines: Iterable[bytes], longest: int) -> Iterator[Numbered]:
         except csv.Error as error:
             number, before = before + 1, rows.line_num
             problem = f"no CSV in lines {number} to {before} (a quote that is never closed?): {error}"
-            yield Numbered(number=number, raw=b"", problem=problem)
+            yield Numbered(number=number, raw=source.bytes(), problem=problem)
             continue
         number, before = before + 1, rows.line_num
+        if source.ended:  # the reader asked for more: it was within quotes
+            opened = rows.line_num - len(row[-1].removesuffix("\n").split("\n")) + 1
+            problem = f"a quote opened on line {opened} is never closed"
+            yield Numbered(number=number, raw=source.bytes(), problem=problem)
+            return
         if not header:
             header = [name.strip().casefold() for name in row]
             if "text" not in header and not {"id", "label"} <= set(header):
                 raw = _csv_bytes(row, delimiter)
-                yield Numbered(number=number, raw=raw, problem="the header names no column 'text'")
+                yield Numbered(number=number, raw=raw, problem=_no_header(header))
                 return
             continue
         if not any(field.strip() for field in row):  # an empty line, or one that was erased
@@ -125,9 +134,47 @@ def _is_json(raw: bytes) -> bool:
     return True
 
 
-def _chained(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
+class _Source:
+    """The lines of a CSV, with those of the row that is being read, and whether the end came within it."""
+
+    def __init__(self, first: str, rest: Iterator[str]) -> None:
+        self.taken: list[str] = []
+        self.ended = False
+        self._first: str | None = first
+        self._rest = rest
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line, self._first = self._first, None
+        if line is None:
+            line = next(self._rest, None)
+        if line is None:
+            self.ended = True
+            raise StopIteration
+        self.taken.append(line)
+        return line
+
+    def bytes(self) -> bytes:
+        return "".join(self.taken).encode("utf-8", "surrogateescape")
+
+
+def _no_header(names: Sequence[str]) -> str:
+    """Why a header is none. It may be a ticket instead: only what looks like a name is quoted."""
+    if any("\0" in name or not _is_utf8(name) for name in names):
+        return NOT_UTF8
+    known = [name for name in names if re.fullmatch(r"\w[\w.-]{0,30}", name)]
+    found = ", ".join(known[:8]) + (" and others" if len(known) != len(names) or len(known) > 8 else "")
+    return f"the header names no column 'text' (found {found.removeprefix(' and ') or 'nothing'})"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _csv_bytes(row: list[str], delimiter: str) -> bytes:

@@ -457,7 +457,7 @@ def test_records_come_in_by_file_and_by_stdin(tmp_path: Path, tuneloop: Any) -> 
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines) + "no json\n", encoding="utf-8")
     done = tuneloop("ingest", file, "-w", root)
-    assert done.out == "2 new, 0 known already, 1 labels, 2 quarantined\n"
+    assert done.out == "2 new, 0 known already, 1 label, 2 quarantined\n"
     assert "line 3: unknown label 'angry'" in done.err and "line 4: " in done.err
     assert done.code == 0
     again = tuneloop("ingest", file, "--json", "-w", root).json
@@ -471,7 +471,7 @@ def test_records_come_in_by_file_and_by_stdin(tmp_path: Path, tuneloop: Any) -> 
     corrections = tmp_path / "late.csv"
     corrections.write_text("id,label\n4712,urgent\n9999,urgent\n", encoding="utf-8")
     late = tuneloop("feedback", corrections, "-w", root)
-    assert late.out == "1 corrections, 0 known already, 1 quarantined\n" and late.code == 0
+    assert late.out == "1 correction, 0 known already, 1 quarantined\n" and late.code == 0
     piped = subprocess.run(
         [sys.executable, "-m", "loop.cli.main", "ingest", "-", "-w", str(root)],
         input=b'{"text": "one more"}\n', capture_output=True, check=True,

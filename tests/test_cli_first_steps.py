@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import io
+import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +55,84 @@ def test_a_damaged_database_names_the_way_back(tmp_path: Path, tuneloop: Any) ->
         file.unlink()
     told = tuneloop("verify", "-w", root)
     assert told.code == 5 and "tuneloop restore BACKUP" in told.err and "tuneloop verify" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("quote.csv", b'text,label\n"unclosed,billing\nfoo,billing\n', ["a quote opened on line 2 is never closed"]),
+        ("empty.csv", b"", ["is empty"]),
+        ("columns.csv", b"Body,Queue\na,b\n", ["no column 'text'", "found body, queue"]),
+        ("latin.csv", "text,label\nGrüße,billing\n".encode("latin-1"), ["not UTF-8", "iconv"]),
+        ("latin.jsonl", '{"text": "Grüße"}\n'.encode("latin-1"), ["not UTF-8", "iconv"]),
+        ("wide.csv", "text,label\nhello,billing\n".encode("utf-16"), ["not UTF-8", "iconv"]),
+        ("commas.txt", b"text,label\nhello,billing\n", ["--format csv"]),
+        ("folder", None, ["is a folder", "inbox"]),
+    ],
+)
+def test_a_file_that_cannot_be_taken_in_says_what_to_do(
+    name: str, content: bytes | None, words: list[str], tmp_path: Path, tuneloop: Any
+) -> None:
+    root, file = make(tmp_path / "w"), tmp_path / name
+    file.mkdir() if content is None else file.write_bytes(content)
+    told = tuneloop("ingest", file, "-w", root)
+    assert told.code == 4
+    for word in words:
+        assert word in told.err, told.err
+    if content and name != "commas.txt":
+        assert "tuneloop history --type RecordQuarantined" in told.err
+        assert tuneloop("history", "--type", "RecordQuarantined", "-w", root).out.count(words[0].split()[0]) >= 1
+
+
+def test_csv_on_stdin_is_told_to_say_so(tmp_path: Path, tuneloop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make(tmp_path / "w")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"text,label\nhello there,billing\n")))
+    told = tuneloop("ingest", "-", "-w", root)
+    assert told.code == 4 and "nothing in stdin" in told.err and "--format csv" in told.err
+
+
+def test_a_header_that_is_a_ticket_is_not_quoted(tmp_path: Path, tuneloop: Any) -> None:
+    root, file = make(tmp_path / "w"), tmp_path / "bare.csv"
+    file.write_text("my name is Jane Roe and I was charged twice,billing\n")
+    told = tuneloop("ingest", file, "-w", root)
+    assert told.code == 4 and "found billing and others" in told.err and "Jane" not in told.err
+
+
+def test_what_stood_before_an_open_quote_comes_in_and_what_followed_is_kept(tmp_path: Path, tuneloop: Any) -> None:
+    root, file = make(tmp_path / "w"), tmp_path / "quote.csv"
+    file.write_text('text,label\nfine,billing\n"two\nlines",billing\nopen,"here\nlost,billing\n')
+    told = tuneloop("ingest", file, "-w", root)
+    assert told.code == 0 and "2 new" in told.out and "opened on line 5" in told.err
+    (kept,) = (root / ".tuneloop" / "quarantine").iterdir()
+    assert kept.read_text() == 'open,"here\nlost,billing\n'
+
+
+def test_answers_that_are_no_label_are_counted(tmp_path: Path, tuneloop: Any) -> None:
+    root, file = make(tmp_path / "w"), tmp_path / "answers.jsonl"
+    answers = ["Refund team", "I would say that Jane Roe wants her money back", "billing", "Refund team"]
+    lines = [json.dumps({"text": f"ticket number {n}", "answer": answer}) for n, answer in enumerate(answers)]
+    file.write_text("\n".join(lines) + "\n")
+    told = tuneloop("ingest", file, "-w", root)
+    assert told.code == 0 and "3 answers are no label of tickets, for example 'Refund team'" in told.err
+    file.write_text(json.dumps({"text": "another ticket", "answer": answers[1]}) + "\n")
+    told = tuneloop("ingest", file, "-w", root)
+    assert "1 answer is no label of tickets" in told.err and "Jane" not in told.err
+
+
+def test_the_help_of_ingest_names_every_column(tuneloop: Any) -> None:
+    told = tuneloop("ingest", "--help").out
+    for key in ("text", "label", "id", "answer", "answered_by", "customer", "client_id", "workload_id", "messages"):
+        assert key in told
+
+
+@pytest.mark.parametrize("verb", [name for verbs in cli.VERBS.values() for name, _, _ in verbs])
+def test_help_is_whole_and_flows(verb: str, tuneloop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    function = next(function for verbs in cli.VERBS.values() for name, function, _ in verbs if name == verb)
+    shown = tuneloop(verb, "--help").out
+    for paragraph in inspect.cleandoc(function.__doc__ or "").split("\n\n"):
+        words = " ".join(paragraph.split())
+        assert words in " ".join(shown.split())
+        lines = [line.strip() for line in shown.splitlines() if line.strip() and line.strip() in words]
+        for line, following in itertools.pairwise(lines):
+            assert len(line) + len(following.split()[0]) + 1 > 80, f"a break within a paragraph after {line!r}"

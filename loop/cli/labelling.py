@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loop.cli.context import Annotator, AsJson, TaskName, annotator_name, choose_task, open_app
-from loop.cli.output import emit, note, say
+from loop.cli.output import count, emit, note, say
 from store.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -30,23 +30,34 @@ def ingest(
     ] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Take records in: production's own lines, OpenAI chat JSONL, {text,label} JSONL or CSV, request logs.
+    """Take records in: production's own lines, labelled examples, OpenAI chat JSONL, request logs; JSONL or CSV.
 
-    A line that cannot be read goes to the quarantine folder with its reason; the others come in. The same file again
-    changes nothing.
+    JSON keys and CSV columns: text (needed), label, id, answer, answered_by, confidence, margin, customer, task,
+    timestamp. A chat has messages; a request log has request, response and, where known, id, client_id (the
+    customer), workload_id (the task) and timestamp. Other keys are left alone.
+
+    A line that cannot be read is kept in .tuneloop/quarantine, and `tuneloop history --type RecordQuarantined` says
+    why; the others come in. The same file again changes nothing.
     """
     if form not in FORMATS:
         raise UsageError(f"there is no format {form!r}", hint=f"Formats: {', '.join(FORMATS)}.")
     with open_app(ctx) as app:
-        report = _take_in(app, choose_task(app.settings, task), file, form, feedback=False)
+        name = choose_task(app.settings, task)
+        report = _take_in(app, name, file, form, feedback=False)
     if as_json:
         emit(_values(report))
     else:
         say(
-            f"{report.received} new, {report.known} known already, {report.labelled} labels, "
+            f"{report.received} new, {report.known} known already, {count(report.labelled, 'label')}, "
             f"{report.quarantined} quarantined"
         )
-    _tell_problems(report, file, taken=report.received + report.known)
+    if report.no_label:
+        verb = "is" if report.no_label == 1 else "are"
+        note(
+            f"{count(report.no_label, 'answer')} {verb} no label of {name}, for example {report.no_label_example}: "
+            "they count as abstentions of production"
+        )
+    _tell_problems(report, file, taken=report.received + report.known, form=form)
 
 
 def feedback(
@@ -79,7 +90,7 @@ def feedback(
     if as_json:
         emit(_values(report))
     else:
-        say(f"{report.feedback} corrections, {report.known} known already, {report.quarantined} quarantined")
+        say(f"{count(report.feedback, 'correction')}, {report.known} known already, {report.quarantined} quarantined")
     _tell_problems(report, record, taken=report.feedback + report.known)
 
 
@@ -124,9 +135,13 @@ def _take_in(app: App, task: str, file: str, form: str, *, feedback: bool) -> Re
     if file == "-":
         return intake.ingest_lines(app, task, sys.stdin.buffer, source="stdin", form=form, feedback=feedback)  # type: ignore[arg-type]
     path = Path(file)
+    if path.is_dir():
+        raise InputError(f"{file} is a folder", hint=f"Name a file in it, or move its files into {app.root / 'inbox'}.")
     if not path.is_file():
         hint = "A record's feedback needs its label: tuneloop feedback RECORD LABEL." if feedback else "Check the path."
         raise InputError(f"there is no file {file}", hint=hint)
+    if path.stat().st_size == 0:
+        raise InputError(f"{file} is empty", hint="Check the path, and whether its writer is done.")
     if not feedback:
         return intake.ingest_file(app, task, path, form=form)  # type: ignore[arg-type]
     shape: Any = "csv" if path.suffix.lower() == ".csv" else "auto"
@@ -144,15 +159,21 @@ def _values(report: Report) -> dict[str, Any]:
         "labelled": report.labelled,
         "feedback": report.feedback,
         "quarantined": report.quarantined,
+        "no_label": report.no_label,
         "problems": [{"line": line, "reason": reason} for line, reason in report.problems],
     }
 
 
-def _tell_problems(report: Report, file: str, *, taken: int) -> None:
+def _tell_problems(report: Report, file: str, *, taken: int, form: str = "") -> None:
     """Name the first lines that were not taken in; an error when none was."""
     for line, reason in report.problems[:MOST_COMPLAINTS]:
         note(f"line {line}: {reason}")
     if report.quarantined > MOST_COMPLAINTS:
-        note(f"and {report.quarantined - MOST_COMPLAINTS} more; all of them are in .tuneloop/quarantine")
+        note(f"and {report.quarantined - MOST_COMPLAINTS} more")
+    if report.quarantined:
+        note("they are kept in .tuneloop/quarantine; `tuneloop history --type RecordQuarantined` says why")
     if report.quarantined and not taken:
-        raise InputError(f"nothing in {file} could be taken in", hint="`tuneloop ingest --help` lists the formats.")
+        hint = "`tuneloop ingest --help` lists the keys and columns."
+        if form == "auto" and all("no JSON" in reason for _, reason in report.problems):
+            hint = "Is it CSV? Then say `--format csv`. " + hint
+        raise InputError(f"nothing in {'stdin' if file == '-' else file} could be taken in", hint=hint)

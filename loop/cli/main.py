@@ -5,6 +5,7 @@ A verb is a function; its module is imported with the table, so those modules im
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -131,7 +132,13 @@ def _common(
 def _register() -> None:
     for group, verbs in VERBS.items():
         for name, function, example in verbs:
-            app.command(name, rich_help_panel=group, epilog=f"Example: {example}")(function)
+            app.command(name, rich_help_panel=group, help=_help(function), epilog=f"Example: {example}")(function)
+
+
+def _help(function: Callable[..., None]) -> str:
+    """A verb's docstring as text of the help: lines flow within a paragraph, and brackets are no markup."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(one.split()) for one in paragraphs).replace("[", "\\[")
 
 
 _register()

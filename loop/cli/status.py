@@ -11,7 +11,7 @@ import typer
 
 from loop.cli import collect_as_usual
 from loop.cli.context import AsJson, open_app
-from loop.cli.output import ago, builtins, console, emit, now, percent, show, span, styled, table, when
+from loop.cli.output import ago, builtins, console, count, emit, now, percent, show, span, styled, table, when
 from loop.cli.safe import json_text
 
 if TYPE_CHECKING:
@@ -228,7 +228,8 @@ def _lines(values: dict[str, Any], name: str, task: dict[str, Any]) -> list[tupl
         ("queue", f"{queue['open']} open" + _in_words(queue["by_reason"])),
     ]
     if task["quarantined"]:
-        found.append(("quarantine", f"{task['quarantined']} lines could not be read: see .tuneloop/quarantine"))
+        why = "`tuneloop history --type RecordQuarantined` says why"
+        found.append(("quarantine", f"{count(task['quarantined'], 'line')} could not be read: {why}"))
     works = [one for one in values["daemon"]["doing"] if one["task"] == name]
     found += [("doing", _doing(one)) for one in works]
     step = task["step"]
