@@ -238,7 +238,8 @@ def _label(value: Any, labels: Sequence[str]) -> str | None:
 def _as_class(answer: str) -> str:
     """An answer for a report, quoted if it can be the name of a class; longer ones may hold a ticket."""
     short = answer.strip()
-    return repr(short) if short.isprintable() and len(short) <= 30 and len(short.split()) <= 3 else "one of another form"
+    is_name = short.isprintable() and len(short) <= 30 and len(short.split()) <= 3
+    return repr(short) if is_name else "one of another form"
 
 
 def _identity(value: Any) -> str:

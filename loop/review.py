@@ -21,6 +21,15 @@ CONTROLS = {SKIP: "skip", UNDO: "undo", QUIT: "quit", PAGE: "read on", HELP: "he
 _LETTERS = "abcdefghijklmnoprtvwxyz"  # without s, u and q
 _SINGLE = "1234567890" + _LETTERS + _LETTERS.upper()
 MOST_LABELS = 1000
+HELP_LINES = (
+    "A label's key labels the record and goes on; every key is stored at once, so q loses nothing.",
+    "s takes the record out of the queue without a label. space shows more of a long text.",
+    "u takes back your last label or skip, u again the one before it; both stay in the log.",
+    "training side: the record's label is learnt from. exam side: it only judges candidates, and is never learnt from.",
+    "audit: drawn at random from production for the exam. A record's side was fixed when it arrived.",
+    "Other reasons (uncertain, misclassified, rare ...) say why the record may be one that production gets wrong.",
+    "? closes this help.",
+)
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):

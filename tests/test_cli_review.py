@@ -110,6 +110,23 @@ def test_two_labels_a_skip_and_an_undo(workspace: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_help_explains_keys_and_sides_beside_the_ticket(workspace: Path, tmp_path: Path) -> None:
+    for terminal in review(workspace, tmp_path):
+        terminal.wait_for("rec-001")
+        terminal.press("?")
+        shown = terminal.wait_for(
+            "training side", "exam side", "audit", "takes back your last label", "ticket number 1"
+        )
+        assert "? closes this help" in shown
+        terminal.press("?")
+        deadline = time.monotonic() + WAIT
+        while "closes this help" in terminal.screen():
+            assert time.monotonic() < deadline
+        terminal.press("q")
+        terminal.wait_for("ended with 0")
+    assert labels(workspace) == []
+
+
 def test_a_hostile_ticket_on_a_narrow_screen(tmp_path: Path) -> None:
     workspace = make(tmp_path / "w")
     history = History(workspace)

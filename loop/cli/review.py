@@ -38,7 +38,7 @@ def review(
         bool, typer.Option("--blind", help="Hide what production said, so that it cannot sway you.")
     ] = False,
 ) -> None:
-    """Label what waits in the queue, one key per label: s skips, u undoes, q quits, ? lists the keys."""
+    """Label what waits in the queue, one key per label: s skips, u undoes, q quits, ? explains keys and sides."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("review needs a terminal", hint="`tuneloop queue --json` and `tuneloop label` work without.")
     with open_app(ctx) as app:
@@ -144,6 +144,8 @@ def _lines(session: screen.Session, waiting: int, *, width: int, height: int, bl
         for paragraph in plain(item.text, lines=True).split("\n")
         for line in (Text(paragraph).wrap(measure, width) or [Text()])
     ]
+    if session.help:
+        facts += [Text(), *(styled(line, "dim") for line in screen.HELP_LINES)]
     around = [head, styled(brief(item.name), "bold"), *facts, *foot, said]
     used = sum(max(1, len(line.wrap(measure, width))) for line in around) + 3
     shown, page, pages = screen.window([line.plain for line in body], height - used, session.page)
