@@ -640,11 +640,13 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _settings_error(error: ValidationError, path: Path, variables: Mapping[tuple[str, ...], str]) -> SettingsError:
-    problems = []
+    problems, to_change = [], set[str]()
     for problem in error.errors(include_url=False):
         place = tuple(part for part in problem["loc"] if isinstance(part, str))
         key = ".".join(place)
         where = f"{variables[place]} in the environment" if place in variables else path.name
+        below = {name for path, name in variables.items() if path[: len(place)] == place}
+        to_change |= below if place in variables else {"", *below}
         if problem["type"] == "extra_forbidden":
             parent = _annotation(place[:-1])
             known = list(parent.model_fields) if isinstance(parent, type) and issubclass(parent, BaseModel) else []
@@ -659,4 +661,7 @@ def _settings_error(error: ValidationError, path: Path, variables: Mapping[tuple
             shown = "" if place[:1] == ("notify",) else f"is {problem['input']!r}, "  # addresses hold keys
             problems.append(f"{where}: {key!r} {shown}expected {message}")
     told = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-    return SettingsError(told, hint=f"Edit {path}.")
+    named = sorted(to_change - {""})
+    hint = [f"Edit {path}."] if "" in to_change else []
+    hint += [f"Change or unset {', '.join(named)} in the environment."] if named else []
+    return SettingsError(told, hint=" ".join(hint))

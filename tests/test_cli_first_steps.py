@@ -136,3 +136,47 @@ def test_help_is_whole_and_flows(verb: str, tuneloop: Any, monkeypatch: pytest.M
         lines = [line.strip() for line in shown.splitlines() if line.strip() and line.strip() in words]
         for line, following in itertools.pairwise(lines):
             assert len(line) + len(following.split()[0]) + 1 > 80, f"a break within a paragraph after {line!r}"
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"), [("a", "--labels a,b"), ("a,A", "--labels"), ("a," + "b" * 500, "--labels")]
+)
+def test_init_says_which_option_to_change(labels: str, words: str, tmp_path: Path, tuneloop: Any) -> None:
+    told = tuneloop("init", tmp_path / "w", "--labels", labels)
+    assert told.code == 3 and words in told.err and "tuneloop.toml" not in told.err
+    assert not (tmp_path / "w").exists()
+
+
+def test_init_says_how_records_come_in(tmp_path: Path, tuneloop: Any) -> None:
+    assert "ingest FILE" in tuneloop("init", tmp_path / "w", "--labels", "a,b").out
+
+
+def test_the_gate_before_any_candidate(tmp_path: Path, tuneloop: Any) -> None:
+    assert "no candidate has been judged yet" in tuneloop("gate", "-w", make(tmp_path / "w")).err
+
+
+def test_archive_names_its_own_option(tmp_path: Path, tuneloop: Any) -> None:
+    told = tuneloop("archive", "--before", "foo", "-w", make(tmp_path / "w"))
+    assert told.code == 2 and "--before 2h" in told.err and "--since" not in told.err
+
+
+def test_a_wrong_variable_is_named_in_the_hint(tmp_path: Path, tuneloop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make(tmp_path / "w")
+    monkeypatch.setenv("TUNELOOP_DAEMON__BATCH", "many")
+    hint = tuneloop("status", "-w", root).err.partition("hint:")[2]
+    assert "unset TUNELOOP_DAEMON__BATCH" in hint and "Edit" not in hint
+    monkeypatch.setenv("TUNELOOP_DAEMON__BATCH", "10")
+    (root / "tuneloop.toml").write_text(
+        (root / "tuneloop.toml").read_text().replace("[daemon]", "[daemon]\ntick = 'x'")
+    )
+    hint = tuneloop("status", "-w", root).err.partition("hint:")[2]
+    assert "Edit" in hint and "TUNELOOP_DAEMON__BATCH" not in hint
+
+
+def test_history_keeps_the_time_on_a_narrow_terminal(
+    tmp_path: Path, tuneloop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = tuneloop("history", "-w", lived_in(tmp_path / "w")).out
+    heading = next(line for line in shown.splitlines() if "type" in line)
+    assert "when" in heading and "stream" not in heading

@@ -69,7 +69,7 @@ def last_before(app: App, before: str) -> int:
     from loop.cli.inspecting import parse_since
     from store.archive import closed_by
 
-    _, bound = parse_since(before, app.now())
+    _, bound = parse_since(before, app.now(), "--before")
     if isinstance(bound, int):
         return max(0, bound - 1)
     return closed_by(app.workspace, datetime.fromisoformat(bound))

@@ -88,7 +88,7 @@ def gate(
         found = reads.last_evaluation(app.workspace, name, chosen, judged=True)
     if found is None:
         raise InputError(
-            f"{chosen or 'no candidate'} has not been judged yet",
+            f"{chosen} has not been judged yet" if chosen else "no candidate has been judged yet",
             hint="`tuneloop status` says what the loop waits for.",
         )
     if as_json:

@@ -50,7 +50,9 @@ def history(
     if not rows:
         say("nothing of that kind has happened")
         return
-    show(table(["#", "when", "type", "stream", "what"], rows, right=["#"], free=["what"], least=["when", "#"]))
+    show(
+        table(["#", "when", "type", "stream", "what"], rows, right=["#"], free=["what"], least=["stream", "when", "#"])
+    )
 
 
 def events(log: Log, where: str, values: list[Any], *, limit: int) -> Iterator[Recorded]:
@@ -207,8 +209,8 @@ def _condition(app: App, *, task: str, kind: str, stream: str, since: str) -> tu
     return " AND ".join(parts), values
 
 
-def parse_since(text: str, now: datetime) -> tuple[str, int | str]:
-    """`--since` as a comparison: ("position >=", 120) or ("recorded_at >=", "2026-01-31T…").
+def parse_since(text: str, now: datetime, option: str = "--since") -> tuple[str, int | str]:
+    """`--since`, or another `option`, as a comparison: ("position >=", 120) or ("recorded_at >=", "2026-01-31T…").
 
     Raises:
         UsageError: it is neither a span, nor a date, nor a position.
@@ -223,7 +225,7 @@ def parse_since(text: str, now: datetime) -> tuple[str, int | str]:
             start = datetime.fromisoformat(text)
         except ValueError:
             raise UsageError(
-                f"{text!r} is no time", hint="Examples: --since 2h, --since 3d, --since 2026-01-31, --since 1200."
+                f"{text!r} is no time", hint=f"Examples: {option} 2h, {option} 3d, {option} 2026-01-31, {option} 1200."
             ) from None
     return "recorded_at >=", start.astimezone(UTC).isoformat(timespec="microseconds")
 

@@ -12,7 +12,7 @@ import typer
 
 from loop.cli import collect_as_usual
 from loop.cli.output import say
-from store.errors import InputError, UsageError
+from store.errors import InputError, SettingsError, UsageError
 
 MOST_INFERRED = 200  # different labels in a file; more are no classes
 
@@ -45,11 +45,17 @@ def init(
             f"{task!r} is no task name", hint="Small letters, digits, '-' and '_', a letter first: --task tickets."
         )
     names = _labels(labels, examples)
+    if len(set(names)) < 2:
+        found = f"only {names[0]!r}" if names else "none"
+        raise SettingsError(f"at least two labels are needed, here is {found}", hint="Name at least two: --labels a,b.")
     text = settings.default_toml(names, task=task, description=description)
     with tempfile.TemporaryDirectory() as trial:
         # what is written must load; better found out before anything is in place
         Path(trial, settings.FILE_NAME).write_text(text, encoding="utf-8")
-        settings.load(Path(trial), env={})
+        try:
+            settings.load(Path(trial), env={})
+        except SettingsError as error:
+            raise SettingsError(error.message, hint="Change what was said with --labels, --from or --task.") from None
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
@@ -63,11 +69,10 @@ def init(
     say(f"made a workspace for {task} ({', '.join(names)}) in {directory.resolve()}")
     steps = [
         (f"tuneloop{here} doctor", "is everything there?"),
+        (f"tuneloop{here} ingest {examples or 'FILE'}", "take examples or records in; --help lists the columns"),
         (f"tuneloop{here} run", f"the daemon; drop files into {directory / 'inbox'}"),
         (f"tuneloop{here} review", "label what it asks for"),
     ]
-    if examples is not None:
-        steps.insert(0, (f"tuneloop{here} ingest {examples}", "take the examples in"))
     say("next:")
     width = max(len(command) for command, _ in steps)
     for command, what in steps:
