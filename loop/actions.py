@@ -284,10 +284,13 @@ def rollback(app: App, task: str, *, to: str = "", reason: str = "", actor: str 
     deployed = app.state().task(task).deployed
     earlier = [one for one in deployed[:-1] if not to or one.answerer == to]
     if not earlier:
-        known = ", ".join(one.answerer for one in deployed[:-1]) or "none"
+        known = ", ".join(dict.fromkeys(one.answerer for one in deployed[:-1]))
+        other = f"`tuneloop promote {to or 'NAME'}` takes any other answerer."
+        if not known:
+            raise InputError(f"nothing that served before the answerer of {task} is left to go back to", hint=other)
         raise InputError(
-            f"{task} has no earlier answerer{' ' + repr(to) if to else ''} to go back to",
-            hint=f"Earlier ones: {known}.",
+            f"{to!r} is none of those that {task} can go back to: {known}",
+            hint=f"They served before {deployed[-1].answerer} and were not rolled back since. {other}",
         )
     version = app.workspace.log.version(f"deployment/{task}")
     return _append_deployment(app, rolled_back(task, deployed, earlier[-1], reason), version, actor)

@@ -180,3 +180,19 @@ def test_history_keeps_the_time_on_a_narrow_terminal(
     shown = tuneloop("history", "-w", lived_in(tmp_path / "w")).out
     heading = next(line for line in shown.splitlines() if "type" in line)
     assert "when" in heading and "stream" not in heading
+
+
+def test_rollback_and_promote_say_the_same_where_nothing_serves(tmp_path: Path, tuneloop: Any) -> None:
+    root = lived_in(tmp_path / "w")
+    for words in (("rollback",), ("promote", "tickets-v1")):
+        told = tuneloop(*words, "-w", root)
+        assert told.code == 0 and "nothing serves here now" in told.err and "next request" not in told.out
+
+
+def test_rollback_explains_what_can_be_named(tmp_path: Path, tuneloop: Any) -> None:
+    root = lived_in(tmp_path / "w")
+    told = tuneloop("rollback", "--to", "tickets-v1", "-w", root)
+    assert told.code == 4 and "can go back to: zero-shot@1" in told.err
+    assert tuneloop("rollback", "-w", root).code == 0
+    told = tuneloop("rollback", "--to", "tickets-v1", "-w", root)
+    assert told.code == 4 and "tuneloop promote tickets-v1" in told.err

@@ -209,13 +209,15 @@ def _point_production(app: App) -> None:
     from store.errors import TuneloopError
 
     reached("action.deployment_recorded")
-    engine = read_endpoints(app.workspace.paths.run).engine
+    endpoints = read_endpoints(app.workspace.paths.run)
     try:
-        moved = serving.point_production(app, engine)
+        moved = serving.point_production(app, endpoints.engine)
     except TuneloopError as error:
         note(f"production still gets the answerer before it: {error.message}")
         return
-    if moved:
-        say(f"production gets its answers with the next request ({', '.join(moved)})")
-    elif not engine:
+    if not (endpoints.gateway or endpoints.engine):
         note("nothing serves here now; `tuneloop run` or `tuneloop serve` will serve it")
+    elif moved:
+        say(f"production gets its answers with the next request ({', '.join(moved)})")
+    elif not endpoints.engine:
+        note("the engine is loading its model; production gets its answers as soon as it is up")

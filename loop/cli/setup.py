@@ -55,7 +55,8 @@ def init(
         try:
             settings.load(Path(trial), env={})
         except SettingsError as error:
-            raise SettingsError(error.message, hint="Change what was said with --labels, --from or --task.") from None
+            told = error.message.replace(f"{settings.FILE_NAME}: ", "")
+            raise SettingsError(told, hint="Change what was said with --labels, --from or --task.") from None
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
