@@ -10,7 +10,17 @@ import pytest
 from train_world import LABELS, PROMPT, example, training_folder
 
 from adapters.objectives import count, examples_for, settle
-from adapters.specs import BaseModelRef, Example, Message, Metric, TrainResult, TrainSpec, read_json, read_lines
+from adapters.specs import (
+    BaseModelRef,
+    Example,
+    Message,
+    Metric,
+    TrainResult,
+    TrainSpec,
+    read_json,
+    read_lines,
+    write_lines,
+)
 
 GENERAL = Example(id="g", kind="general", messages=[Message("user", "2 + 2?"), Message("assistant", "4")])
 
@@ -182,51 +192,78 @@ def test_only_the_exact_label_and_its_end_are_rewarded() -> None:
 
 
 @pytest.fixture(scope="module")
-def start(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that answers production: trained a little, on the same base."""
-    folder = training_folder(tmp_path_factory.mktemp("start") / "r0", tiny_model, max_steps=40, samples=0)
+def undecided(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model that answers with labels, as often with a wrong one as with the right one: all of the tiny model
+    was trained on both."""
+    options: dict[str, Any] = {"method": "full", "learning_rate": 5e-3, "max_steps": 90, "min_steps": 90, "samples": 0}
+    folder = training_folder(
+        tmp_path_factory.mktemp("undecided") / "r0", tiny_model, quantisation="fp32", eval_every=90, **options
+    )
+    rows = []
+    for number in range(12):
+        label, other = LABELS[number % 3], LABELS[(number + 1) % 3]
+        one = example(number, label)
+        rows += [one, msgspec.structs.replace(one, messages=PROMPT.messages(one.messages[1].content, other))]
+    write_lines(folder / "train.jsonl", rows)
     train(folder, Stopping())
     return folder / "adapter"
 
 
-OPTIONS: dict[str, Any] = {"max_steps": 16, "generations": 4, "learning_rate": 5e-3, "beta": 0.05, "samples": 0}
+@pytest.fixture(scope="module")
+def start(undecided: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The adapter that answers production, on that base."""
+    folder = training_folder(
+        tmp_path_factory.mktemp("start") / "r0",
+        undecided,
+        quantisation="fp32",
+        max_steps=1,
+        learning_rate=1e-4,
+        samples=0,
+    )
+    train(folder, Stopping())
+    return folder / "adapter"
 
 
-@pytest.mark.parametrize("objective", ["dpo", "grpo", "rloo"])
-def test_each_objective_trains_from_the_champion_and_leaves_a_plain_adapter(
-    tiny_model: Path, tmp_path: Path, stopping: Stopping, start: Path, objective: str
+OPTIONS: dict[str, Any] = {"quantisation": "fp32", "learning_rate": 5e-3, "rank": 8, "alpha": 16, "samples": 0}
+DRAWN = {"generations": 8, "batch_size": 64, "micro_batch_size": 64}
+
+
+@pytest.mark.parametrize(("objective", "changes"), [("dpo", {}), ("grpo", DRAWN), ("rloo", {**DRAWN, "beta": 0.02})])
+def test_each_objective_improves_on_the_adapter_it_begins_from(
+    undecided: Path, tmp_path: Path, stopping: Stopping, start: Path, objective: Any, changes: dict[str, Any]
 ) -> None:
-    folder = training_folder(tmp_path / "r1", tiny_model, objective=objective, init_adapter=str(start), **OPTIONS)
+    options = {**OPTIONS, "beta": 0.0 if objective == "grpo" else 0.1, "max_steps": 30, "eval_every": 30, **changes}
+    folder = training_folder(tmp_path / "r1", undecided, objective=objective, init_adapter=str(start), **options)
     train(folder, stopping)
     result = read_json(folder / "result.json", TrainResult)
-    assert (result.objective, result.steps, result.notes) == (objective, 16, [])
+    assert (result.objective, result.steps, result.notes) == (objective, 30, [])
     info = registry.describe(folder / "adapter")
     assert info.kind == "LORA" and info.parameters == result.trainable_parameters
     assert not (folder / "adapter" / "ref").exists()
-    lines = read_lines(folder / "metrics.jsonl", Metric)
-    assert [line.step for line in lines if line.loss is not None] == list(range(1, 17))
+    before = read_json(start.parent / "result.json", TrainResult)
+    assert before.eval_accuracy is not None and result.eval_accuracy is not None
+    assert before.eval_accuracy <= 0.5 < 0.9 <= result.eval_accuracy
+    lines = [line for line in read_lines(folder / "metrics.jsonl", Metric) if line.loss is not None]
+    assert [line.step for line in lines] == list(range(1, 31))
     if objective == "dpo":
-        losses = [line.loss for line in lines if line.loss is not None]
-        assert losses[0] == pytest.approx(0.693, abs=0.01)  # ln 2: it begins as its own reference
-        assert losses[-1] < 0.6
+        assert lines[0].loss == pytest.approx(0.693, abs=0.01)  # ln 2: it begins as its own reference
     else:
-        assert all(
-            line.reward is not None and 0 <= line.reward <= RIGHT + VALID for line in lines if line.loss is not None
-        )
+        gained = [sum(line.reward or 0.0 for line in part) / 5 for part in (lines[:5], lines[-5:])]
+        assert gained[0] + 0.1 < gained[1] <= RIGHT + VALID
 
 
 @pytest.mark.parametrize("objective", ["dpo", "grpo"])
 def test_stopped_it_goes_on_from_its_checkpoint(
-    tiny_model: Path,
+    undecided: Path,
     tmp_path: Path,
     stopping: Stopping,
     start: Path,
     monkeypatch: pytest.MonkeyPatch,
-    objective: str,
+    objective: Any,
 ) -> None:
-    options = {**OPTIONS, "max_steps": 10}
+    options = {**OPTIONS, "max_steps": 10, "generations": 4}
     folders = [
-        training_folder(tmp_path / name, tiny_model, objective=objective, init_adapter=str(start), **options)
+        training_folder(tmp_path / name, undecided, objective=objective, init_adapter=str(start), **options)
         for name in ("unharmed", "harmed")
     ]
     train(folders[0], stopping)
