@@ -190,10 +190,12 @@ def request_training(
     """
     app.settings.task(task)
     state = app.state().task(task)
-    if len(state.labels_train) < 2:
+    if (classes := len(state.labels_train)) < 2:
+        first = "`tuneloop ingest FILE` takes examples or records in" if not state.records else ""
+        told = "one class only" if classes else "no class"
         raise InputError(
-            f"{task} has labels of {len(state.labels_train)} classes on the training side; two are needed",
-            hint="`tuneloop review` labels what is in the queue.",
+            f"{task} has labels of {told} on the training side; two are needed",
+            hint=f"{first}; then `tuneloop review`." if first else "`tuneloop review` labels what is in the queue.",
         )
     event = TrainingRequested(task=task, request_id=str(uuid.uuid4()), reason=reason or "requested", plan=plan)
     return app.workspace.log.append([Draft(event, f"task/{task}")], actor=actor, now=app.now())

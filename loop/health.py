@@ -21,6 +21,7 @@ from loop import pulse
 from loop.lease import holder
 from loop.services import Endpoints, read_endpoints
 from store.errors import SettingsError, StepError
+from store.wording import counted
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -114,7 +115,7 @@ def _mirror(app: App, places: Endpoints, running: bool, now: datetime, since: di
     if not rules.enabled or mode == "disabled":
         return Part(name="mirror", state="off", detail="Weights & Biases is turned off")
     missing, oldest = mirror_lag(app)
-    told = f"{missing} events behind" if missing else "up to date"
+    told = f"{counted(missing, 'event')} behind" if missing else "up to date"
     if not running:
         return Part(name="mirror", state="off", detail=f"{told}; the daemon starts it")
     late = oldest is not None and (now - oldest).total_seconds() > app.settings.alerts.wandb_behind_seconds
@@ -204,11 +205,13 @@ def _disk(app: App, since: dict[str, datetime]) -> Part:
 def _log(app: App) -> Part:
     head = app.workspace.log.head().position
     seen = read_verified(app)
-    told = f"{head} events"
+    told = counted(head, "event")
     if seen is None:
         return Part(name="log", state="ok", detail=f"{told}, never verified here: `tuneloop verify`")
     if seen.problems:
-        return Part(name="log", state="down", detail=f"{told}, {seen.problems} problems found", since=seen.at)
+        return Part(
+            name="log", state="down", detail=f"{told}, {counted(seen.problems, 'problem')} found", since=seen.at
+        )
     return Part(
         name="log", state="ok", detail=f"{told}, verified up to {seen.position} at {seen.at:%Y-%m-%d %H:%M} UTC"
     )

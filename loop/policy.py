@@ -13,6 +13,7 @@ from loop.manners import in_window
 from loop.settings import Settings, TaskSettings
 from loop.state import Cycle, LoopState, Plan, TaskState
 from store.events import StepKind
+from store.wording import counted
 
 BUSY_PHASES = ("training", "evaluating")
 STARTING_PHASES = ("frozen", "interrupted", "registered")
@@ -51,17 +52,21 @@ def waits(state: LoopState, settings: Settings, name: str) -> list[str]:
         texts.append("paused: " + (state.pause_reason or "`tuneloop resume` goes on"))
     if not task.baseline:
         missing = max(0, PROMPT_EXAMPLES - task.train_total)
-        texts.append(f"{missing} more labels until the prompt versions are compared" if missing else "a prompt")
+        compared = "the daemon to compare the prompt versions (`tuneloop run`)"
+        more = counted(missing, "more label")
+        texts.append(f"{more} until the prompt versions are compared" if missing else compared)
     cycle = task.cycle
     if cycle is not None and cycle.phase == "parked":
         texts.append(f"{cycle.run_id} is parked ({cycle.reason}); `tuneloop train` tries again")
     if cycle is not None and (missing := _exam_missing(task, rules, cycle)) > 0:
-        texts.append(f"{missing} more audit labels until {cycle.adapter} is judged")
+        again = " again" if cycle.undecided else ""
+        texts.append(f"{counted(missing, 'more audit label')} until {cycle.adapter} is judged{again}")
     elif cycle is not None and cycle.phase in STARTING_PHASES and settings.resources.window and not cycle.asked:
         texts.append(f"a free machine within {settings.resources.window}")
     if cycle is None or cycle.undecided or cycle.phase == "parked":
         missing = labels_missing(task, rules)
-        texts.append(f"{missing} more labels until training" if missing > 0 else "a free machine for training")
+        more = counted(missing, "more label")
+        texts.append(f"{more} until training" if missing > 0 else "a free machine for training")
     return texts
 
 

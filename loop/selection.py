@@ -19,6 +19,7 @@ import msgspec
 
 from loop.settings import HarvestSettings
 from store.events import ReviewReason, Side
+from store.wording import counted
 
 PRIORITY = {"misclassified": 4.0, "disputed": 3.0, "uncertain": 2.0, "rare": 1.0, "coverage": 0.0}
 RARE_BELOW = 0.5  # of the mean number of labels per class
@@ -144,7 +145,7 @@ def _wanted(one: Candidate, rules: HarvestSettings, labels: Mapping[str, int]) -
         reasons.append(ReviewReason(name="uncertain", detail=detail, score=round(score, 4)))
     if (score := _rarity(one, labels)) > 0:
         guess = one.opinion or one.answer or ""
-        detail = f"looks like {guess}, which has {labels.get(guess, 0)} labels"
+        detail = f"looks like {guess}, which has {counted(labels.get(guess, 0), 'label')}"
         reasons.append(ReviewReason(name="rare", detail=detail, score=round(score, 4)))
     if not reasons:
         reasons.append(ReviewReason(name="coverage", detail="drawn at random"))

@@ -22,6 +22,7 @@ from store.projections import PAGE_QUERY, create, create_indexes, fold, read_cur
 from store.rows import BLANKS, KEYS
 from store.segments import known_segments
 from store.texts import row_checksum, text_digest
+from store.wording import counted
 from store.workspace import Workspace
 
 Level = Literal["ok", "warn", "fail"]
@@ -214,7 +215,7 @@ def _log(workspace: Workspace, anchor: Head | None, artifacts: dict[str, int]) -
         yield _fail("log", f"the last events are missing: {last} were appended", count + 1)
     if lease != newest_lease and not unreadable and workspace.log.head().position == count:
         yield _fail("log", f"the lease says epoch {lease}, the log {newest_lease}")
-    yield f"{count} events, hashes and payloads hold; head {workspace.log.head().hash.hex()[:12]}"
+    yield f"{counted(count, 'event')}, hashes and payloads hold; head {workspace.log.head().hash.hex()[:12]}"
 
 
 def _filled(workspace: Workspace, page: Sequence[Row], unreadable: dict[str, int]) -> list[Row]:
@@ -267,7 +268,7 @@ def _archive(workspace: Workspace) -> Iterator[Finding | str]:
             yield _fail("archive", f"{name} does not fit the chain around it", segment.first)
     for event in told.values():
         yield _fail("archive", f"events {event.first} to {event.last} were archived, their segment is unknown")
-    yield f"{len(segments)} segments, up to event {end}" if segments else "nothing was archived"
+    yield f"{counted(len(segments), 'segment')}, up to event {end}" if segments else "nothing was archived"
 
 
 def _streams(workspace: Workspace) -> Iterator[Finding | str]:
@@ -321,7 +322,7 @@ def _texts(workspace: Workspace) -> Iterator[Finding | str]:
         )
     for stream, position in lost:
         yield Finding("warn", "texts", f"{stream} has no text, and was not erased", position)
-    yield f"{count} texts match their digests"
+    yield f"{counted(count, 'text')}, all as their digests say"
 
 
 def _is_text(text: object, salt: bytes | None, digest: str) -> bool:
@@ -359,8 +360,8 @@ def _read_tables(workspace: Workspace) -> Iterator[Finding | str]:
                 found = list(_differences(live, fresh, table))
                 yield from found
                 rows += fresh.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
-            behind = f", {head - position} events behind" if position < head else ""
-            yield f"{rows} rows equal a rebuild{behind}"
+            behind = f", {counted(head - position, 'event')} behind" if position < head else ""
+            yield f"{counted(rows, 'row')}, the same as in a rebuild{behind}"
     finally:
         engine.dispose()
 
@@ -406,7 +407,7 @@ def _artifacts(workspace: Workspace, named: dict[str, int]) -> Iterator[Finding 
             yield _fail("artifacts", f"{address[:19]} is named by event {position}, but not here", position, str(file))
     for path in artifacts.leftovers():
         yield Finding("warn", "artifacts", "left over by an interrupted write; safe to delete", file=str(path))
-    yield f"{len(here)} artifacts as they were stored"
+    yield f"{counted(len(here), 'artifact')}, all as they were stored"
 
 
 def artifacts_of(event: Event) -> Iterator[str]:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_world import lived_in, make
+from cli_world import History, lived_in, make
 
 from loop.cli import main as cli
+from loop.policy import waits
+from loop.settings import Settings
+from loop.state import LoopState, TaskState
 
 
 class Outcome:
@@ -196,3 +199,35 @@ def test_rollback_explains_what_can_be_named(tmp_path: Path, tuneloop: Any) -> N
     assert tuneloop("rollback", "-w", root).code == 0
     told = tuneloop("rollback", "--to", "tickets-v1", "-w", root)
     assert told.code == 4 and "tuneloop promote tickets-v1" in told.err
+
+
+def test_training_in_an_empty_workspace_names_the_way_in(tmp_path: Path, tuneloop: Any) -> None:
+    told = tuneloop("train", "-w", make(tmp_path / "w"))
+    assert told.code == 4 and "tuneloop ingest FILE" in told.err
+
+
+def test_status_tells_a_judged_candidate_apart(tmp_path: Path, tuneloop: Any) -> None:
+    root = make(tmp_path / "w")
+    history = History(root)
+    history.adopt()
+    history.candidate(1, "inconclusive")
+    history.close()
+    shown = " ".join(tuneloop("status", "-w", root).out.split())
+    assert "tickets-v1: judged inconclusive, since" in shown
+    assert "until tickets-v1 is judged again" in shown
+
+
+def test_one_of_a_kind_is_said_in_the_singular(tmp_path: Path, tuneloop: Any) -> None:
+    root = make(tmp_path / "w")
+    for number in range(11):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text(json.dumps({"text": f"{number} is another ticket {number * 977}", "label": "billing"}) + "\n")
+        assert tuneloop("ingest", file, "-w", root).out.startswith("1 new, 0 known already, 1 label,")
+    shown = tuneloop("status", "-w", root).out
+    assert "1 labels" not in shown and "1 more labels" not in shown and "since 0 s" not in shown
+
+
+def test_what_a_workspace_with_labels_waits_for_before_its_prompt() -> None:
+    state = LoopState(tasks={"t": TaskState(task="t", labels_train={"a": 20, "b": 20})})
+    found = waits(state, Settings(tasks={"t": {"labels": ["a", "b"]}}), "t")
+    assert found[0] == "the daemon to compare the prompt versions (`tuneloop run`)"

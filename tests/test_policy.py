@@ -146,7 +146,7 @@ def test_an_undecided_candidate_waits_for_exam_labels_and_then_gets_another_look
         world.label(f"r{number}", "ab"[number % 2])
     world.run()
     assert world.state.task("t").looks == {"t-v1": 1}
-    assert "20 more audit labels until t-v1 is judged" in waits(world.state, world.rules, "t")
+    assert "20 more audit labels until t-v1 is judged again" in waits(world.state, world.rules, "t")
     for extra in range(40):
         world.label(f"more-{extra}", side="exam")
         world.run()
@@ -231,7 +231,7 @@ def test_no_prompt_is_compared_on_too_few_labels(labels: int) -> None:
     for number in range(labels):
         world.label(f"r{number}", "ab"[number % 2])
     assert world.run() == []
-    assert f"{12 - labels} more labels" in waits(world.state, world.rules, "t")[0]
+    assert f"{12 - labels} more label" in waits(world.state, world.rules, "t")[0]
 
 
 def test_an_erased_example_of_the_prompt_has_the_prompts_compared_again_and_its_label_counts_no_more() -> None:

@@ -8,6 +8,7 @@ import typer
 
 from loop.cli.context import AsJson, open_app, workspace_of
 from loop.cli.output import emit, note, say, show, styled, table
+from store.wording import counted
 
 DAMAGED = 5  # the exit code of store.errors.StoreError
 LEVEL_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -30,7 +31,7 @@ def verify(
     with open_app(ctx, caught_up=False) as app:
         if rebuild:
             folded = app.workspace.projections.rebuild()
-            note(f"the read tables were built anew from {folded} events")
+            note(f"the read tables were built anew from {counted(folded, 'event')}")
         else:
             app.workspace.projections.catch_up()
         findings = verify(app.workspace)

@@ -14,6 +14,7 @@ from loop.cli.output import ago, span
 from store.database import JOURNAL_MODE
 from store.events import BackupCompleted, BackupRemoved
 from store.restore import replaced
+from store.wording import counted
 from store.workspace import RESTORING
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def backups(app: App) -> Iterator[Check]:
         yield Check(level, "backup", what, "tuneloop backup DIR --keep 7" if head else "")  # type: ignore[arg-type]
     else:
         at, event = sound[-1]
-        told = f"{ago(at, app.now())}: {event.backup} ({event.label}), {head - event.position} events since"
+        told = f"{ago(at, app.now())}: {event.backup} ({event.label}), {counted(head - event.position, 'event')} since"
         if (app.now() - at).days >= OLD_DAYS:
             yield Check("warn", "backup", told, "Make one every day: tuneloop backup DIR --keep 7")
         else:
@@ -49,7 +50,9 @@ def backups(app: App) -> Iterator[Check]:
     newest = list(last.values())[-1:] if last else []
     for _, event in newest:
         if event.problems:
-            yield Check("warn", "backup", f"{event.backup} has {event.problems} problems", "Run `tuneloop verify`.")
+            yield Check(
+                "warn", "backup", f"{event.backup} has {counted(event.problems, 'problem')}", "Run `tuneloop verify`."
+            )
     yield from _leftovers(app)
 
 

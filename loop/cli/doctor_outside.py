@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from loop.cli.doctor import Check
 from loop.cli.output import span
+from store.wording import counted
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -113,8 +114,8 @@ def weights_and_biases(app: App) -> Iterator[Check]:
     told = f"{mode}, {'a key is set' if has_key else 'no key is set'}"
     missing, oldest = mirror_lag(app)
     waiting = len(list(app.workspace.paths.wandb.glob("**/offline-run-*")))
-    told += f", {missing} events behind" if missing else ", up to date"
-    told += f", {waiting} offline runs kept" if waiting else ""
+    told += f", {counted(missing, 'event')} behind" if missing else ", up to date"
+    told += f", {counted(waiting, 'offline run')} kept" if waiting else ""
     age = (app.now() - oldest).total_seconds() if oldest else 0.0
     if mode == "online" and not has_key:
         yield Check("warn", "wandb", told, "Export WANDB_API_KEY for the daemon, or `wandb login`.")

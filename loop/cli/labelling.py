@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loop.cli.context import Annotator, AsJson, TaskName, annotator_name, choose_task, open_app
-from loop.cli.output import count, emit, note, say
+from loop.cli.output import emit, note, say
 from store.errors import InputError, UsageError
+from store.wording import counted
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -48,13 +49,13 @@ def ingest(
         emit(_values(report))
     else:
         say(
-            f"{report.received} new, {report.known} known already, {count(report.labelled, 'label')}, "
+            f"{report.received} new, {report.known} known already, {counted(report.labelled, 'label')}, "
             f"{report.quarantined} quarantined"
         )
     if report.no_label:
         verb = "is" if report.no_label == 1 else "are"
         note(
-            f"{count(report.no_label, 'answer')} {verb} no label of {name}, for example {report.no_label_example}: "
+            f"{counted(report.no_label, 'answer')} {verb} no label of {name}, for example {report.no_label_example}: "
             "they count as abstentions of production"
         )
     _tell_problems(report, file, taken=report.received + report.known, form=form)
@@ -90,7 +91,7 @@ def feedback(
     if as_json:
         emit(_values(report))
     else:
-        say(f"{count(report.feedback, 'correction')}, {report.known} known already, {report.quarantined} quarantined")
+        say(f"{counted(report.feedback, 'correction')}, {report.known} known already, {report.quarantined} quarantined")
     _tell_problems(report, record, taken=report.feedback + report.known)
 
 

@@ -193,11 +193,6 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}%"
 
 
-def count(number: int, noun: str) -> str:
-    """A number of things: "1 label", "2 labels"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def now() -> datetime:
     """The time, for what is only shown."""
     return datetime.now(UTC)

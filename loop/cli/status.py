@@ -11,8 +11,9 @@ import typer
 
 from loop.cli import collect_as_usual
 from loop.cli.context import AsJson, open_app
-from loop.cli.output import ago, builtins, console, count, emit, now, percent, show, span, styled, table, when
+from loop.cli.output import ago, builtins, console, emit, now, percent, show, span, styled, table, when
 from loop.cli.safe import json_text
+from store.wording import counted
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -176,6 +177,7 @@ def _step(task: TaskState) -> dict[str, Any] | None:
         "run": cycle.run_id,
         "adapter": cycle.adapter,
         "phase": cycle.phase,
+        "verdict": cycle.verdict,
         "since": builtins(cycle.phase_since),
         "attempt": cycle.attempt,
         "step": cycle.step,
@@ -197,7 +199,7 @@ def _screen(app: App) -> list[Any]:
     values = gather(app)
     shown: list[Any] = []
     if values["paused"]:
-        since = f", since {_since(values['paused']['since'])}" if values["paused"]["since"] else ""
+        since = _lasting(values["paused"]["since"])
         reason = values["paused"]["reason"] or "`tuneloop resume` goes on"
         shown.append(styled(f"paused: {reason}{since}", "bold yellow"))
     for name, task in values["tasks"].items():
@@ -207,7 +209,7 @@ def _screen(app: App) -> list[Any]:
         ]
         shown += [_classes(task), ""]
     rows = [
-        (one["name"], styled(one["state"], PART_STYLES[one["state"]]), one["detail"] + _for_how_long(one))
+        (one["name"], styled(one["state"], PART_STYLES[one["state"]]), one["detail"] + _lasting(one["since"]))
         for one in values["daemon"]["parts"]
     ]
     rows += [
@@ -229,13 +231,14 @@ def _lines(values: dict[str, Any], name: str, task: dict[str, Any]) -> list[tupl
     ]
     if task["quarantined"]:
         why = "`tuneloop history --type RecordQuarantined` says why"
-        found.append(("quarantine", f"{count(task['quarantined'], 'line')} could not be read: {why}"))
+        found.append(("quarantine", f"{counted(task['quarantined'], 'line')} could not be read: {why}"))
     works = [one for one in values["daemon"]["doing"] if one["task"] == name]
     found += [("doing", _doing(one)) for one in works]
     step = task["step"]
     if step is not None and not any(one["seconds_spent"] for one in works):
         reason = f" ({step['reason']})" if step["phase"] in ("interrupted", "parked") and step["reason"] else ""
-        found.append(("run", f"{step['adapter']}: {step['phase']}{reason}, since {_since(step['since'])}"))
+        phase = f"judged {step['verdict']}" if step["phase"] == "judged" else step["phase"]
+        found.append(("run", f"{step['adapter']}: {phase}{reason}{_lasting(step['since'])}"))
     found += [("waits for", clause) for clause in task["waits"]]
     found += [
         ("tries again", f"{one['what'].removeprefix(name).strip()}: {one['error']} (in {one['seconds']:.0f} s)")
@@ -253,7 +256,7 @@ def _doing(one: dict[str, Any]) -> str:
     if one["of"]:
         words += f", {one['phase'] + ' ' if one['phase'] else ''}{one['done']} of {one['of']}"
     if one["seconds_spent"]:
-        words += f", since {span(one['seconds_spent'])}"
+        words += _for(one["seconds_spent"])
         left = one["seconds_left"]
         words += "; nothing says yet how long it takes" if left is None else f"; about {span(left)} left"
     return words
@@ -267,8 +270,13 @@ def _last(task: dict[str, Any]) -> str:
     return f", the last one {_since(task['last_label_at'])} ago" if task["last_label_at"] else ""
 
 
-def _for_how_long(part: dict[str, Any]) -> str:
-    return f", since {_since(part['since'])}" if part["since"] else ""
+def _lasting(moment: str | None) -> str:
+    return _for((now() - datetime.fromisoformat(moment)).total_seconds()) if moment else ""
+
+
+def _for(seconds: float) -> str:
+    """ ", since 5 min"; nothing for what has only just begun."""
+    return f", since {span(seconds)}" if seconds >= 1 else ""
 
 
 def _in_words(counts: dict[str, int]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from loop.cli.output import percent
 from store import events as ev
+from store.wording import counted
 
 Say = Callable[[Any], str]
 
@@ -42,8 +43,8 @@ def _frozen(event: ev.DatasetFrozen) -> str:
 def _training_done(event: ev.TrainingSucceeded) -> str:
     accuracy = f", validation {percent(event.eval_accuracy)}" if event.eval_accuracy is not None else ""
     return (
-        f"{event.steps} steps in {event.seconds:.0f} s, loss {event.train_loss:.3f}{accuracy}, ended by {event.stopped}"
-        + "".join(f"; {note}" for note in event.notes)
+        f"{counted(event.steps, 'step')} in {event.seconds:.0f} s, loss {event.train_loss:.3f}{accuracy}, "
+        f"ended by {event.stopped}" + "".join(f"; {note}" for note in event.notes)
     )
 
 
@@ -124,13 +125,14 @@ WORDS: dict[type[ev.Event], Say] = {
     ev.LoopPaused: lambda e: e.reason or "paused",
     ev.LoopResumed: lambda e: e.reason or "going on",
     ev.BackupCompleted: lambda e: (
-        f"{e.backup} ({e.label}), up to event {e.position}" + (f", with {e.problems} problems" if e.problems else "")
+        f"{e.backup} ({e.label}), up to event {e.position}"
+        + (f", with {counted(e.problems, 'problem')}" if e.problems else "")
     ),
     ev.BackupRemoved: lambda e: f"{e.backup} ({e.label}) was deleted",
     ev.Restored: lambda e: (
         f"from {e.backup}, which ends at event {e.position}"
         + (f"; {e.left_behind} later events are left behind" if e.left_behind else "")
-        + (f"; {e.erased_again} records erased again" if e.erased_again else "")
+        + (f"; {counted(e.erased_again, 'record')} erased again" if e.erased_again else "")
     ),
     ev.Archived: lambda e: f"events {e.first} to {e.last} into {e.artifact[:19]}",
 }

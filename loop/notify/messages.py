@@ -16,6 +16,7 @@ import msgspec
 from loop.settings import AlertSettings, NotifyEvent
 from store import events as ev
 from store.log import Recorded
+from store.wording import counted
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +90,7 @@ class Teller:
         if waiting < 2 * self._told.get(event.task, 0):
             return None
         self._told[event.task] = waiting
-        title = f"{waiting} records of {event.task} wait for a label"
+        title = f"{counted(waiting, 'record')} of {event.task} {'waits' if waiting == 1 else 'wait'} for a label"
         return _message(recorded, "labels_needed", title, "`tuneloop review` shows them.", {"open": waiting})
 
 
