@@ -157,8 +157,14 @@ class Daemon:
         return True
 
     def _beat(self, seconds: float) -> None:
-        """Tell `status` and the metrics how it goes."""
+        """Tell `status` and the metrics how it goes; the daemon that has taken over tells of itself."""
         self._ticks += 1
+        try:
+            self._lease.check()
+        except StaleEpoch:
+            return
+        except TuneloopError:
+            pass  # the log cannot be read, and just that is to be told
         now = time.monotonic()
         held = [
             pulse.Held(

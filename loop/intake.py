@@ -224,29 +224,30 @@ def _take_file(app: App, path: Path, limit: int, now: float, epoch: int | None) 
             used += 1
             if reader.just_flushed:
                 reached("intake.batch_appended")
-                _keep(progress_file, Progress(line.number, line.end))
+                _keep(app, epoch, progress_file, Progress(line.number, line.end))
                 reached("intake.progress_noted")
                 progress = Progress(line.number, line.end)
             last = Progress(line.number, line.end)
         reader.flush()
         if used:
-            _keep(progress_file, last)
+            _keep(app, epoch, progress_file, last)
     if not unfinished:
         reached("intake.file_read")
-        _note_taken(app, path, name)
-        reached("intake.file_done")
-        path.unlink()
-        reached("intake.file_deleted")
-        progress_file.unlink(missing_ok=True)
+        taken = _taken(app, path, name)
+        with app.workspace.log.fenced(epoch):  # another daemon may be at the file by now
+            write_json(app.workspace.paths.done / f"{path.name}.json", taken)
+            reached("intake.file_done")
+            path.unlink()
+            reached("intake.file_deleted")
+            progress_file.unlink(missing_ok=True)
     return reader.report, max(used, 1)
 
 
-def _note_taken(app: App, path: Path, name: str) -> None:
+def _taken(app: App, path: Path, name: str) -> Taken:
     app.workspace.paths.done.mkdir(mode=0o700, exist_ok=True)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    taken = Taken(name=name, bytes=path.stat().st_size, digest=app.workspace.texts.keyed(digest))
-    write_json(app.workspace.paths.done / f"{path.name}.json", taken)
+    return Taken(name=name, bytes=path.stat().st_size, digest=app.workspace.texts.keyed(digest))
 
 
 def _lines(app: App, file: IO[bytes], ending: str, progress: Progress) -> Iterator[Numbered | Unfinished]:
@@ -278,7 +279,8 @@ def _progress(path: Path) -> Progress:
         return Progress()
 
 
-def _keep(path: Path, progress: Progress) -> None:
+def _keep(app: App, epoch: int | None, path: Path, progress: Progress) -> None:
     temporary = path.with_name(path.name.removesuffix(PROGRESS) + ".tmp" + PROGRESS)
-    temporary.write_bytes(msgspec.json.encode(progress))
-    temporary.replace(path)
+    with app.workspace.log.fenced(epoch):
+        temporary.write_bytes(msgspec.json.encode(progress))
+        temporary.replace(path)

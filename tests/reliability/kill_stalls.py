@@ -25,6 +25,7 @@ from store.database import Database
 # the process that stops here holds the database: nobody else can write until it goes on
 INSIDE = (
     "log.written", "projections.folded", "file.temporary_written", "train.spec_written", "evaluate.exam_written",
+    "intake.file_done", "intake.file_deleted",
 )  # fmt: skip
 
 
