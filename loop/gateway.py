@@ -146,6 +146,8 @@ def make_app(root: Path, rules: Rules | None = None) -> ASGIApp:
 async def _ask(client: httpx.AsyncClient, home: Path, pointer: Pointer, text: str) -> dict[str, Any]:
     local = read_endpoints(home / "run")
     base = pointer.upstream or local.engine
+    if not base and local.pids.get("engine"):
+        raise Refusal(503, "the engine is loading its model, try again", "unavailable_error", retry_after=5)
     if not base:
         raise Refusal(503, "the engine is not up; `tuneloop run` starts it", "unavailable_error", retry_after=5)
     base = base.rstrip("/").removesuffix("/v1")

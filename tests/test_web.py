@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from web_world import AUTHORISED, TOKEN, Served, Upstream, make_root, running_upstream
 
 from adapters import web, web_server
+from adapters.specs import write_json
 from adapters.web import Buckets, Guard, Rules
 from loop.gateway import make_app
+from loop.services import Endpoints
 from store.errors import SettingsError
 
 SECURITY_HEADERS = ("x-content-type-options", "cache-control", "content-security-policy")
@@ -88,6 +90,19 @@ def test_the_engine_gets_its_own_token_and_an_endpoint_its_key(gateway: Served) 
         "Bearer sk-planted-0123456789",
         "Bearer engine-token-0123456789",
     ]
+
+
+def test_an_engine_that_loads_asks_for_patience_and_a_missing_one_for_a_start(gateway: Served, root: Path) -> None:
+    told = root / ".tuneloop" / "run" / "services.json"
+    before = told.read_bytes()
+    try:
+        for pids, words in (({"engine": 4711}, "loading its model, try again"), ({}, "tuneloop run")):
+            write_json(told, Endpoints(pids=pids))
+            reply = ask(gateway, {**BODY, "model": "local"})
+            assert reply.status_code == 503 and int(reply.headers["Retry-After"]) > 0
+            assert words in error_of(reply)["message"]
+    finally:
+        told.write_bytes(before)
 
 
 def test_a_key_that_an_endpoint_repeats_goes_no_further(gateway: Served) -> None:
