@@ -231,3 +231,17 @@ def test_what_a_workspace_with_labels_waits_for_before_its_prompt() -> None:
     state = LoopState(tasks={"t": TaskState(task="t", labels_train={"a": 20, "b": 20})})
     found = waits(state, Settings(tasks={"t": {"labels": ["a", "b"]}}), "t")
     assert found[0] == "the daemon to compare the prompt versions (`tuneloop run`)"
+
+
+def test_the_hint_of_a_lost_database_leads_back(tmp_path: Path, tuneloop: Any) -> None:
+    root = lived_in(tmp_path / "w")
+    assert tuneloop("backup", tmp_path / "copies", "-w", root).code == 0
+    (copy,) = (path for path in (tmp_path / "copies").iterdir() if path.is_dir() and not path.name.startswith("."))
+    before = tuneloop("history", "--type", "LabelGiven", "-w", root).out
+    for file in (root / ".tuneloop").glob("tuneloop.sqlite*"):
+        file.unlink()
+    assert tuneloop("status", "-w", root).code == 5
+    told = tuneloop("restore", copy, root, "--yes")
+    assert told.code == 0, told.err
+    assert tuneloop("verify", "-w", root).code == 0
+    assert tuneloop("history", "--type", "LabelGiven", "-w", root).out == before
