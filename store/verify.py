@@ -285,7 +285,7 @@ def _streams(workspace: Workspace) -> Iterator[Finding | str]:
         (streams,) = raw(connection).execute("SELECT count(DISTINCT stream) FROM events").fetchone()
     for stream, count, first, last, position in broken:
         yield _fail("streams", f"{stream} has {count} events but versions {first} to {last}", position)
-    yield f"{streams} streams without gaps"
+    yield f"{counted(streams, 'stream')} without gaps"
 
 
 def _texts(workspace: Workspace) -> Iterator[Finding | str]:
