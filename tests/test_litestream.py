@@ -168,7 +168,7 @@ def test_doctor_says_how_old_the_last_sound_backup_is(root: Path, tmp_path: Path
     with open_app(root) as app:
         made = backup(app.workspace, tmp_path / "copies", label="shelf", actor="kim", now=app.now())
     ((level, words),) = said(root, backups)
-    assert level == "ok" and f"{made.backup} (shelf), 1 events since" in words
+    assert level == "ok" and f"{made.backup} (shelf), 1 event since" in words
     with open_app(root) as app:
         later = app.now() + timedelta(days=OLD_DAYS, minutes=1)
     with open_app(root, clock=lambda: later) as app:
