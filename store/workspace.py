@@ -156,7 +156,7 @@ def _require_database(paths: Paths) -> None:
             hint=f"Remove {paths.home} and {paths.settings}, then `tuneloop init` again; or `tuneloop restore BACKUP`.",
         )
     raise StoreError(
-        f"{paths.database} is {state} although {' and '.join(left)} of its workspace {_is(left)} here",
+        f"{paths.database} is {state} although its {' and '.join(left)} {_is(left)} here",
         hint="Put the last backup in its place: `tuneloop restore BACKUP`.",
     )
 

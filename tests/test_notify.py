@@ -311,6 +311,7 @@ def test_after_an_older_backup_was_put_back_nothing_is_told_again(tmp_path: Path
                 pass
         for file in (tmp_path / "w" / ".tuneloop").glob("tuneloop.sqlite*"):
             file.unlink()
+        Workspace.create(tmp_path / "w").close()  # stands for a backup from before any event
         with open_app(tmp_path / "w", clock=clock) as app:
             append(app, promoted("t-v1"))
             notifier = Notifier(app)
