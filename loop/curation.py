@@ -101,6 +101,7 @@ def curate(
     count("leaks", gone["leaks"], "near-duplicates of exam items, refused")
     count("duplicates", gone["duplicates"], f"cosine of at least {near_duplicate:g} by {measure}; the newest stays")
     warnings += _conflicts(rows, left_out)
+    rare, uneven = balance.rare(kept, classes), balance.warnings(kept, classes, kind)
     kept, over = balance.capped(kept, seed)
     left_out += [LeftOut(one.id, "capped") for one in over]
     count("capped", len(over), f"beyond {balance.CAP_RATIO}:1 of the smallest class and {balance.KEPT} examples")
@@ -120,7 +121,7 @@ def curate(
     again = sum(copies.get(one.label, 1) - 1 for one in train)
     shown = ", ".join(f"{label} x{times}" for label, times in sorted(copies.items()))
     count("repeated", again, f"examples shown again: {shown}" if shown else "no class is shown more than once")
-    warnings += balance.warnings(kept, classes, kind)
+    warnings += uneven
     if kept and not failures:
         warnings.append("no example is one that production got wrong: those teach most")
     if suspects:
@@ -133,7 +134,7 @@ def curate(
         counts=counts,
         warnings=warnings,
         suspects=suspects,
-        rare=balance.rare(kept, classes),
+        rare=rare,
     )
 
 

@@ -24,7 +24,7 @@ TICKETS = [
     "How do I change the e-mail address of my account?",
     "Nobody in our hospital can log in since this morning!",
 ]
-WORDS = "card payment refund twice declined why was my the a top up not working transfer still pending".split()
+WORDS = ["card", "payment", "refund", "twice", "declined", "why", "was", "my", "the", "top", "up", "not", "working"]
 sentences = st.lists(st.sampled_from(WORDS), max_size=7).map(" ".join)
 ROUNDING = 1e-4
 
@@ -70,7 +70,7 @@ def test_all_pairs_would_say_the_same(texts: list[str], threshold: float) -> Non
 
 
 def test_chunks_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    chance = random.Random(3)
+    chance = random.Random(3)  # noqa: S311
     texts = [" ".join(chance.choice(WORDS) for _ in range(6)) for _ in range(400)]
     whole = near_duplicates_among(texts, 0.8)
     assert 20 < len(whole) < 380
@@ -151,13 +151,13 @@ def embed() -> Embed:
 
 def test_embeddings_find_what_means_the_same(embed: Embed) -> None:
     texts = [
-        "How old must I be to open an account?",
+        "How old do I have to be to open an account?",
         "My card was swallowed by the machine",
-        "What is the age required for opening an account?",
+        "What age do you have to be to open an account?",
         "",
     ]
     assert near_duplicates_among(texts, 0.9) == []
-    assert near_duplicates_among(texts, 0.8, embed=embed) == [Near(2, 0)]
+    assert near_duplicates_among(texts, 0.9, embed=embed) == [Near(2, 0)]
 
 
 @given(st.lists(sentences, max_size=12))
@@ -166,7 +166,9 @@ def test_embeddings_have_length_one_or_nothing(embed: Embed, texts: list[str]) -
     vectors = embed([*texts, ""])
     lengths = np.linalg.norm(vectors, axis=1)
     assert vectors.dtype == np.float32 and vectors.shape == (len(texts) + 1, 256)
-    assert all(abs(length - 1) < 1e-5 or (length == 0 and not text) for length, text in zip(lengths, [*texts, ""], strict=True))
+    assert all(
+        abs(length - 1) < 1e-5 or (length == 0 and not text) for length, text in zip(lengths, [*texts, ""], strict=True)
+    )
     near = near_duplicates_among(texts, 0.95, embed=embed)
     gone = {one.index for one in near}
     for a in set(range(len(texts))) - gone:
