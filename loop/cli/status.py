@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-import time
 from datetime import datetime
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,38 +37,52 @@ def status(
     with open_app(ctx) as app:
         if watch:
             collect_as_usual()
-            _watch_json(app) if as_json else _watch(app)
+            stop = _stop_at_ctrl_c()
+            _watch_json(app, stop) if as_json else _watch(app, stop)
         elif as_json:
             emit(gather(app))
         else:
             show(*_screen(app))
 
 
-def _watch_json(app: App) -> None:
+def _watch_json(app: App, stop: Event) -> None:
     while True:
         sys.stdout.write(json_text(gather(app), indent=None) + "\n")
-        _until_next(app)
+        _until_next(app, stop)
 
 
-def _watch(app: App) -> None:
+def _watch(app: App, stop: Event) -> None:
     """On a terminal a screen of its own, which comes and goes without touching what was there before."""
     from rich.console import Group
 
     if not sys.stdout.isatty():
         while True:
             show(styled(f"{when(now())}", "dim"), *_screen(app), "")
-            _until_next(app)
+            _until_next(app, stop)
     from rich.live import Live
 
     with Live(Group(*_screen(app)), console=console(), screen=True, auto_refresh=False) as live:
         while True:
-            _until_next(app)
+            _until_next(app, stop)
             live.update(Group(*_screen(app)), refresh=True)
 
 
-def _until_next(app: App) -> None:
+def _stop_at_ctrl_c() -> Event:
+    """Set by Ctrl-C. An exception could come inside a callback of the database's driver, which swallows it."""
+    stop = Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    return stop
+
+
+def _until_next(app: App, stop: Event) -> None:
+    """Wait until it is time to look again.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
     sys.stdout.flush()
-    time.sleep(WATCH_SECONDS)
+    if stop.wait(WATCH_SECONDS):
+        raise KeyboardInterrupt
     app.workspace.projections.catch_up()
 
 
