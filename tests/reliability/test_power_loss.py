@@ -150,6 +150,6 @@ def test_power_loss(tmp_path: Path, trials: Trials, measured: Callable[[str, str
     assert weak
     measured(
         f"power loss, {checked} crash images with torn and reordered writes, journal {journal or 'wal'}",
-        f"no acknowledged event lost, no erased text back, verify clean; with the sync one step weaker {weak} of 40 images "
-        "lost some: the trial can see it",
+        f"no acknowledged event lost, no erased text back, verify clean; with the sync one step weaker {weak} of 40 "
+        "images lost some: the trial can see it",
     )
