@@ -29,7 +29,7 @@ def _busy() -> float:
 
 
 class TimedDaemon(Daemon):
-    ticks = Path(sys.argv[2])
+    ticks: Path
 
     def tick(self) -> TickReport:
         begin, busy = _raw(), _busy()
@@ -43,5 +43,6 @@ class TimedDaemon(Daemon):
 
 
 if __name__ == "__main__":
+    TimedDaemon.ticks = Path(sys.argv[2])
     stub_daemon.Daemon = TimedDaemon  # type: ignore[misc]
     stub_daemon.serve(Path(sys.argv[1]), "run")
