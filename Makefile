@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-train bench-score bench-quality reliability soak model clean help
+.PHONY: check-axolotl demo test lint bench bench-train bench-score bench-quality reliability soak model clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -53,6 +53,17 @@ bench-score: model  ## label scores beside generate() and llama.cpp
 
 bench-quality: model  ## accuracy by examples per class: prompts, adapters, the control
 	$(BIN)/python -P ops/bench/quality.py
+
+AXOLOTL := .venv-axolotl
+
+check-axolotl: $(STAMP)  ## the configuration we write for axolotl, against axolotl's own schema
+	$(PYTHON) -m venv $(AXOLOTL)
+	# the schema alone: the rest of what axolotl wants needs a GPU, and is taken from our environment where it is there
+	$(AXOLOTL)/bin/pip install --quiet --disable-pip-version-check --no-deps axolotl==0.19.0 axolotl-contribs-mit==0.0.6 \
+	    axolotl-contribs-lgpl==0.0.7 addict colorama einops pillow python-dotenv torchao==0.17.0
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])" \
+	    > $$($(AXOLOTL)/bin/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/house.pth
+	TUNELOOP_AXOLOTL_PYTHON=$(CURDIR)/$(AXOLOTL)/bin/python $(BIN)/pytest tests/test_backends.py -k schema
 
 clean:  ## remove what was built; workspaces and models stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

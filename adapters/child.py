@@ -85,12 +85,13 @@ def run(work: Callable[[Path, Stopping], None], arguments: list[str]) -> int:
             work(folder, stopping)
         except Exception as error:
             print(hide(traceback.format_exc()), file=sys.stderr)
-            write_json(folder / "error.json", _failure(error))
+            write_json(folder / "error.json", failure_of(error))
             return FAILED
     return 0
 
 
-def _failure(error: Exception) -> StepFailure:
+def failure_of(error: Exception) -> StepFailure:
+    """What error.json says of an error: never a library's own words where they may quote a ticket."""
     if isinstance(error, TuneloopError):
         retry = not isinstance(error, Unrecoverable)
         return StepFailure(message=hide(error.message), hint=hide(error.hint), retry=retry)

@@ -5,11 +5,12 @@ Settings are checked by it when they are read, and a training checks its spec ag
 
 from __future__ import annotations
 
+import shlex
 from typing import Protocol
 
 import msgspec
 
-from adapters.specs import Method, Objective, Quantisation, Targets
+from adapters.specs import Backend, Method, Objective, Quantisation, Targets
 
 LORA = frozenset[Method](("qlora", "lora"))
 SOFT = frozenset[Method](("prefix", "prompt"))
@@ -37,6 +38,10 @@ class Choice(Protocol):
     def gradient_checkpointing(self) -> bool: ...
     @property
     def generations(self) -> int: ...
+    @property
+    def backend(self) -> Backend: ...
+    @property
+    def launcher(self) -> str: ...
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -54,7 +59,7 @@ def refusal(choice: Choice, quantisation: Quantisation) -> Refusal | None:
         choice: a TrainSpec or a task's training settings.
         quantisation: of the base model.
     """
-    for rule in (_method, _options, _objective, _batch):
+    for rule in (_method, _options, _objective, _backend, _batch):
         found = rule(choice, quantisation)
         if found is not None:
             return found
@@ -109,6 +114,45 @@ def _objective(choice: Choice, quantisation: Quantisation) -> Refusal | None:
             f'"{choice.objective}" compares the adapter with its own start, which is built for LoRA, not for '
             f'"{choice.method}"',
             'Set `objective = "sft"`, or `method = "qlora"`.',
+        )
+    return None
+
+
+def processes(launcher: str) -> int:
+    """How many processes a launcher's words ask for: accelerate's --num_processes, torchrun's --nproc_per_node; 0 where
+    they do not say."""
+    words = shlex.split(launcher.replace("=", " ").replace("-", "_"))
+    for name in ("__num_processes", "__nproc_per_node"):
+        if name in words[:-1] and words[words.index(name) + 1].isdigit():
+            return int(words[words.index(name) + 1])
+    return 0
+
+
+def _backend(choice: Choice, quantisation: Quantisation) -> Refusal | None:
+    if choice.launcher:
+        try:
+            shared = choice.micro_batch_size * processes(choice.launcher)
+        except ValueError as error:
+            return Refusal("launcher", f"its quotes do not match ({error})", "Write it as in a shell.")
+        if not shared or choice.batch_size % shared:
+            return Refusal(
+                "launcher",
+                "it must say how many processes it starts, so that micro-batches of all of them make up the batch",
+                "Add --num_processes N, with N times `micro_batch_size` dividing `batch_size`.",
+            )
+    if choice.backend == "trl":
+        return None
+    if choice.method not in LORA or choice.objective != "sft":
+        asked = choice.method if choice.method not in LORA else choice.objective
+        return Refusal(
+            "backend",
+            f'"{choice.backend}" is driven for LoRA and QLoRA on labels, not for "{asked}"',
+            'Set `backend = "trl"`.',
+        )
+    if choice.backend == "unsloth" and (choice.launcher or choice.dora):
+        key = "launcher" if choice.launcher else "dora"
+        return Refusal(
+            key, f"unsloth is driven on one GPU and without DoRA, so not with `{key}`", f"Leave `{key}` out."
         )
     return None
 

@@ -11,6 +11,7 @@ from datasets import Dataset
 from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 
 from adapters import attention, base_model, methods, preference, reinforce  # noqa: F401  (attention: see TREE)
+from adapters.backends import launched
 from adapters.encode import encode
 from adapters.fused import pack_log_probs
 from adapters.packed import TREE
@@ -97,7 +98,9 @@ def make(
     trainer: Steered
     temperature = 1.0
     if spec.objective == "dpo":
-        config = DPOConfig(**arguments, beta=spec.beta, max_length=None)
+        # a preference between two labels says nothing of the others, which gain by it: the label is imitated as well
+        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, spec.imitation]} if spec.imitation else {}
+        config = DPOConfig(**arguments, **losses, beta=spec.beta, max_length=None)
         trainer = preference.PreferenceTrainer(args=config, **common)
     else:
         temperature = spec.sampling_temperature
@@ -124,7 +127,7 @@ def _arguments(
         "output_dir": str(checkpoints),
         "max_steps": steps,
         "per_device_train_batch_size": spec.micro_batch_size,
-        "gradient_accumulation_steps": spec.batch_size // spec.micro_batch_size,
+        "gradient_accumulation_steps": spec.batch_size // (spec.micro_batch_size * launched.world()),
         "learning_rate": spec.learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": warmup,

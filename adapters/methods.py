@@ -68,7 +68,7 @@ def unused(spec: TrainSpec) -> frozenset[str]:
     if spec.objective == "sft":
         names |= {"beta"}
     if spec.objective != "dpo":
-        names |= {"min_pairs"}
+        names |= {"min_pairs", "imitation"}
     if spec.objective not in SAMPLED:
         names |= {"generations", "sampling_temperature"}
     return frozenset(names)

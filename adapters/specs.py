@@ -34,6 +34,7 @@ Method = Literal["qlora", "lora", "full", "prefix", "prompt", "ia3"]
 Targets = Literal["attention-min", "attention", "all-linear"]
 Objective = Literal["sft", "dpo", "grpo", "rloo"]
 Profile = Literal["standard", "simple", "complex"]
+Backend = Literal["trl", "axolotl", "unsloth"]
 Quantisation = Literal["nf4", "bf16", "fp32"]
 Decoding = Literal["generate", "score", "classify"]
 AnswererKind = Literal["prompt", "adapter", "control"]
@@ -85,6 +86,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     soft_prompt_text: str = ""  # what it starts from; empty: the prompt's own instructions
     beta: float = 0.1  # how strongly dpo, grpo and rloo hold on to their start
     min_pairs: int = 20  # corrections that dpo needs
+    imitation: float = 1.0  # weight of the label's own loss beside dpo's (Pang et al. 2024)
     generations: int = 8  # answers to each prompt that grpo and rloo compare
     sampling_temperature: float = 1.0  # of these answers
     learning_rate: float = 2e-4
@@ -107,6 +109,9 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     samples: int = 8  # sample outputs kept at the end
     init_adapter: str = ""  # warm start from this folder
     device: str = "auto"
+    backend: Backend = "trl"  # who trains: this environment, or a command in one of its own
+    backend_python: str = ""  # that environment's interpreter
+    launcher: str = ""  # words before `-m MODULE` that start several processes: "accelerate launch --num_processes 2"
     notes: list[str] = []  # what was decided otherwise than asked for, and why; repeated in the result
 
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from adapters import base_model, methods, objectives
+from adapters.backends import launched
 from adapters.calibration import temperature
 from adapters.child import Journal, Stopping, Threads, Unrecoverable, peak_memory_mb, run
 from adapters.encode import encode
 from adapters.registry import AdapterCard, is_whole, write_card
 from adapters.specs import Example, Metric, SampleOutput, TrainResult, TrainSpec, read_json, read_lines, write_json
-from store.errors import SettingsError
+from store.errors import ModelError, SettingsError
 from store.kill_points import reached
 from store.labels import parse_label
 
@@ -71,17 +72,23 @@ def train(folder: Path, stopping: Stopping) -> None:
     spec = objectives.settle(spec, examples)
     used = objectives.examples_for(spec, examples)
     base_model.digest(spec.base.path)  # a missing model is told before torch is loaded
+    if spec.backend != "trl":
+        _outside(folder, spec, used, valid)
+        return
+    if spec.launcher and not launched.is_rank():
+        launched.train(folder, spec)
+        return
     base_model.quiet()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
-    threads = Threads(folder, spec.threads)
+    threads = Threads(folder, spec.threads or len(os.sched_getaffinity(0)) // launched.local_world())
     threads.adjust()
     from adapters.making import make, rows_for
     from adapters.trainer import Watch, forget_unfit
 
     checkpoints = folder / "checkpoints"
     resumed = forget_unfit(checkpoints)
-    journal = Journal(folder, resume_at=resumed)
+    journal = Journal(folder if launched.rank() == 0 else launched.scratch(), resume_at=resumed)
     journal.write(Metric(phase="loading"))
     model, tokenizer = base_model.load(spec.base, spec.device, training=True)
     model = methods.adapt(model, tokenizer, spec)
@@ -107,6 +114,8 @@ def train(folder: Path, stopping: Stopping) -> None:
 
     reached("train.trained")
     trainer.restore_best()
+    if launched.rank() > 0:
+        return
     notes = [*spec.notes, *_padded(model)]
     methods.settle(trainer.model, spec)
     journal.write(Metric(step=steps, of=planned.steps, phase="calibrating"))
@@ -144,6 +153,46 @@ def train(folder: Path, stopping: Stopping) -> None:
             samples=samples,
             objective=spec.objective,
             notes=notes,
+        ),
+    )
+    reached("train.result_written")
+
+
+def _outside(folder: Path, spec: TrainSpec, examples: list[Example], valid: list[Example]) -> None:
+    """Have the back end of the spec train, and write the result.
+
+    Raises:
+        Unrecoverable: there is no GPU, or no environment of the back end.
+    """
+    from adapters.backends import outside
+
+    try:
+        outside.check(spec)
+    except ModelError as error:
+        raise Unrecoverable(error.message, hint=error.hint) from error
+    planned = plan(spec, len(examples))
+    resumed = outside.last_step(folder, spec)
+    journal = Journal(folder, resume_at=resumed)
+    tuned = outside.train(folder, spec, examples, valid, planned.steps, journal)
+    losses = [line.loss for line in journal.lines if line.loss is not None]
+    write_json(
+        folder / "result.json",
+        TrainResult(
+            run_id=spec.run_id,
+            steps=planned.steps,
+            epochs=round(planned.epochs, 3),
+            seconds=journal.seconds(),
+            train_loss=sum(losses) / max(1, len(losses)),
+            stopped="steps",
+            temperature=tuned.temperature,
+            peak_memory_mb=round(outside.peak_memory_mb(), 1),
+            trainable_parameters=tuned.parameters,
+            truncated=tuned.shortened,
+            epoch_cap_exceeded=planned.epoch_cap_exceeded,
+            resumed_from=resumed,
+            eval_accuracy=tuned.eval_accuracy,
+            samples=tuned.samples,
+            notes=[*spec.notes, f"trained by {spec.backend}: validation did not steer it"],
         ),
     )
     reached("train.result_written")

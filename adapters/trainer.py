@@ -159,6 +159,11 @@ class Steered(Trainer):
         return found
 
     def _save_best(self, step: int) -> None:
+        if self.args.should_save:
+            self._write_best(step)
+        self.accelerator.wait_for_everyone()
+
+    def _write_best(self, step: int) -> None:
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / "best.part"
@@ -187,14 +192,21 @@ class Steered(Trainer):
         return step
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        methods.save(self.model, folder)  # TRL's frozen copy of the start, in a folder of its own, is made again
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            methods.save(self.model, folder)  # TRL's frozen copy of the start, in a folder of its own, is made again
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if (folder / checkpoints.COMPLETE).exists():
             return
         Trainer._save_checkpoint(self, model, trial)
+        self.accelerator.wait_for_everyone()  # each process writes its random state
+        if self.args.should_save:
+            self._finish_checkpoint(folder)
+        self.accelerator.wait_for_everyone()
+
+    def _finish_checkpoint(self, folder: Path) -> None:
         write_json(folder / checkpoints.STEERING, self.steering)
         reached("train.checkpoint_written")
         checkpoints.finish(folder)
@@ -277,9 +289,10 @@ class Watch(TrainerCallback):
         reached("train.step_done")
         if state.global_step % TRIM_EVERY == 0:
             trim_memory()  # batches of many shapes leave gaps that add up to a gigabyte
-        if self._stopping.asked:
+        asked = _anywhere(self._stopping.asked)
+        if asked:
             control.should_training_stop = True
-        if self._stopping.asked or state.global_step >= self._steps:
+        if asked or state.global_step >= self._steps:
             control.should_save = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
@@ -329,6 +342,16 @@ def runaway(losses: Sequence[float], *, warmup: int, window: int = 5) -> str:
     if last > 2 * first and last > 1.0:
         return f"the loss rose from {first:.2f} to {last:.2f}"
     return ""
+
+
+def _anywhere(asked: bool) -> bool:
+    """Whether any of the processes that train together was asked to stop: all of them end at the same step."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return asked
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    flag = torch.tensor(int(asked), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)
 
 
 def _finite(value: float | None) -> float | None:

@@ -335,6 +335,7 @@ def training_spec(
         labels=rules.labels,
         prompt=training_prompt(app, rules),
         base=base,
+        backend_python=app.settings.backends[rules.training.backend].python if rules.training.backend != "trl" else "",
         **chosen,
     )
     return spec if spec.objective == "sft" else _from_champion(app, spec)

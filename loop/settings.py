@@ -29,7 +29,7 @@ from pydantic_settings import (
 
 from adapters.combinations import refusal
 from adapters.profiles import defaults
-from adapters.specs import Method, Objective, Profile, Targets
+from adapters.specs import Backend, Method, Objective, Profile, Targets
 from loop.manners import parse_window
 from store.errors import SettingsError
 
@@ -287,6 +287,7 @@ class TrainingSettings(Section):
     soft_prompt_text: str = Field(default="", description="what it starts as; empty: the prompt's instructions")
     beta: float = Field(default=0.1, ge=0, description="how strongly dpo, grpo and rloo hold on to their start")
     min_pairs: int = Field(default=20, ge=2, description="corrections that dpo needs; with fewer it is sft")
+    imitation: float = Field(default=1.0, ge=0, description="weight of the label's own loss beside dpo's")
     generations: int = Field(default=8, ge=2, description="answers to each prompt that grpo and rloo compare")
     sampling_temperature: float = Field(default=1.0, gt=0, le=5, description="of these answers")
     learning_rate: float = Field(default=2e-4, gt=0, le=1, description="peak, cosine schedule; by method if not set")
@@ -310,6 +311,8 @@ class TrainingSettings(Section):
     threads: int = Field(default=0, ge=0, description="0: all cores")
     samples: int = Field(default=8, ge=0, description="sample outputs kept")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:0, ...")
+    backend: Backend = Field(default="trl", description="trl: here; axolotl, unsloth: see [backends.NAME]")
+    launcher: str = Field(default="", description='several processes, e.g. "torchrun --nproc_per_node 2"')
     general_share: float = Field(default=0.08, ge=0, lt=1, description="general examples mixed in, against forgetting")
     general_file: str = Field(default="", description="JSONL of chat messages; empty: the built-in general examples")
     valid_share: float = Field(default=0.15, ge=0, lt=1, description="of the training side, for validation")
@@ -322,6 +325,12 @@ class TrainingSettings(Section):
             return values
         chosen = (values.get(name, cls.model_fields[name].default) for name in ("method", "objective", "profile"))
         return {**defaults(*chosen), **values}
+
+
+class BackendSettings(Section):
+    """An environment of its own for axolotl or unsloth, whose pins conflict with ours: `[backends.axolotl]`."""
+
+    python: str = Field(min_length=1, description="its interpreter, e.g. /opt/axolotl/bin/python")
 
 
 class GateSettings(Section):
@@ -419,6 +428,7 @@ class Settings(BaseSettings):
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     notify: dict[str, NotifySettings] = Field(default={})
+    backends: dict[Literal["axolotl", "unsloth"], BackendSettings] = Field(default={})
     tasks: dict[str, TaskSettings] = Field(min_length=1)
 
     @classmethod
@@ -454,6 +464,11 @@ class Settings(BaseSettings):
             found = refusal(task.training, self.model.quantisation)
             if found is not None:
                 raise ValueError(f"tasks.{name}.training.{found.key}: {found.reason}. {found.hint}")
+            chosen = task.training.backend
+            if chosen != "trl" and chosen not in self.backends:
+                raise ValueError(
+                    f"tasks.{name}.training.backend is {chosen!r}: say where it lives, [backends.{chosen}] python = ..."
+                )
         return self
 
     def task(self, name: str) -> TaskSettings:
@@ -549,7 +564,7 @@ def default_toml(
     ]
     for name in ("model", "endpoint", "daemon", "wandb", "resources", "alerts"):
         lines += ["", f"[{name}]", *_section_lines(_section(Settings.model_fields[name]), given.get(name, {}))]
-    lines += ["", *_NOTIFY_EXAMPLE]
+    lines += ["", *_NOTIFY_EXAMPLE, "", *_BACKENDS_EXAMPLE]
     own = {"labels": labels, "description": description, "label_descriptions": dict(label_descriptions or {})}
     own.update(given.get("task", {}))
     lines += ["", f"[tasks.{task}]", *_section_lines(TaskSettings, {k: v for k, v in own.items() if v})]
@@ -560,6 +575,13 @@ def default_toml(
     return "\n".join(lines) + "\n"
 
 
+_BACKENDS_EXAMPLE = [
+    "# Trainers in an environment of their own, for `backend` in a task's training; both need a GPU:",
+    "#   [backends.axolotl]",
+    '#   python = "/opt/axolotl/bin/python"',
+    "#   [backends.unsloth]",
+    '#   python = "/opt/unsloth/bin/python"',
+]
 _NOTIFY_EXAMPLE = [
     "# Who is told what happens: a section each; `tuneloop notify test` tries them. Without events all are told:",
     f"#   {', '.join(get_args(NotifyEvent))}",

@@ -91,9 +91,11 @@ def test_the_written_file_loads_and_shows_every_key(tmp_path: Path) -> None:
         return found
 
     for key in keys(Settings) + keys(TaskSettings):
-        assert key in ("tasks", "notify") or f"{key} =" in text, key
+        assert key in ("tasks", "notify", "backends") or f"{key} =" in text, key
     example = text[text.index("#   [notify.team]") : text.index("[tasks.tickets]")].replace("#   ", "")
-    assert set(load(write(tmp_path, text + example), {}).notify) == {"team", "pager"}
+    loaded = load(write(tmp_path, text + example), {})
+    assert set(loaded.notify) == {"team", "pager"}
+    assert set(loaded.backends) == {"axolotl", "unsloth"}
 
 
 def test_defaults_written_as_comments_are_the_defaults(tmp_path: Path) -> None:
@@ -163,6 +165,7 @@ def test_an_unknown_key_never_shows_its_value(tmp_path: Path) -> None:
         ('[tasks.t]\nlabels = ["a", "b"]\n[model]\nquantisation = "bf16"\n', ["training.method", "4-bit"]),
         ('[tasks.t]\nlabels = ["a", "b"]\ntraining.method = "full"\n', ["tasks.t.training.method", "4-bit"]),
         ('[tasks.t]\nlabels = ["a", "b"]\ntraining = {method = "ia3", dora = true}\n', ["tasks.t.training.dora"]),
+        ('[tasks.t]\nlabels = ["a", "b"]\ntraining.backend = "axolotl"\n', ["training.backend", "[backends.axolotl]"]),
         ('[tasks.t]\nlabels = ["a", "b"]\ntraining.micro_batch_size = 7\n', ["tasks.t.training.micro_batch_size"]),
     ],
 )
