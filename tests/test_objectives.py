@@ -49,7 +49,20 @@ class TestExamples:
         taken = {
             name: [one.id for one in examples_for(_spec(objective=name), self.MIXED)] for name in ("sft", "dpo", "grpo")
         }
-        assert taken == {"sft": ["t1", "t2", "t3", "g"], "dpo": ["t1"], "grpo": ["t1", "t2", "t3"]}
+        assert taken == {"sft": ["t1", "t2", "t3", "g"], "dpo": ["t1", "t2"], "grpo": ["t1", "t2", "t3"]}
+
+    def test_confirmed_answers_hold_against_the_labels_they_were_mistaken_for(self) -> None:
+        """Corrections alone teach that production's favourite label is wrong everywhere."""
+        corrections = [
+            example(1, "urgent", "billing"),
+            example(2, "general", "billing"),
+            example(3, "urgent", "billing"),
+        ]
+        confirmed = [example(number, "billing") for number in range(4, 8)] + [example(9, "general")]
+        found = {one.id: one.rejected for one in examples_for(_spec(objective="dpo"), corrections + confirmed)}
+        assert [found[f"t{number}"] for number in (1, 2, 3)] == ["billing"] * 3
+        assert [found[f"t{number}"] for number in range(4, 8)] == ["urgent", "general", "urgent", "urgent"]
+        assert found["t9"] == "billing"  # what stood for it when it was missed
 
     def test_too_few_corrections_are_trained_by_sft_with_the_reason(self) -> None:
         asked = _spec(objective="dpo", learning_rate=5e-5, init_adapter="/an/adapter", weight_decay=0.02, min_pairs=20)
@@ -246,10 +259,19 @@ def test_each_objective_improves_on_the_adapter_it_begins_from(
     lines = [line for line in read_lines(folder / "metrics.jsonl", Metric) if line.loss is not None]
     assert [line.step for line in lines] == list(range(1, 31))
     if objective == "dpo":
-        assert lines[0].loss == pytest.approx(0.693, abs=0.01)  # ln 2: it begins as its own reference
+        assert lines[0].loss is not None and lines[-1].loss is not None
+        assert lines[-1].loss < lines[0].loss
     else:
         gained = [sum(line.reward or 0.0 for line in part) / 5 for part in (lines[:5], lines[-5:])]
         assert gained[0] + 0.1 < gained[1] <= RIGHT + VALID
+
+
+def test_dpo_begins_as_its_own_reference(undecided: Path, tmp_path: Path, stopping: Stopping, start: Path) -> None:
+    options = {**OPTIONS, "max_steps": 1, "imitation": 0.0}
+    folder = training_folder(tmp_path / "r1", undecided, objective="dpo", init_adapter=str(start), **options)
+    train(folder, stopping)
+    first = next(line.loss for line in read_lines(folder / "metrics.jsonl", Metric) if line.loss is not None)
+    assert first == pytest.approx(0.6931, abs=1e-3)  # ln 2
 
 
 @pytest.mark.parametrize("objective", ["dpo", "grpo"])
