@@ -91,11 +91,11 @@ def _only_mention(text: str, known: dict[str, str]) -> str | None:
         return exact
     # the longest first, so that "card arrival" is not also a mention of "card"
     forms = sorted(known, key=len, reverse=True)
-    any_form = "|".join(re.escape(form).replace(r"\ ", r"[\s_\-]+") for form in forms)
+    any_form = "|".join(f"({re.escape(form)})".replace(r"\ ", r"[\s_\-]+") for form in forms)
     pattern = re.compile(rf"(?<![\w\-])(?:{any_form})(?![\w\-])")
     mentioned: set[str] = set()
     for match in pattern.finditer(text):
         if _NEGATED.search(text[max(0, match.start() - 24) : match.start()]):
             return None
-        mentioned.add(known[re.sub(r"[\s_\-]+", " ", match.group())])
+        mentioned.add(known[forms[(match.lastindex or 1) - 1]])
     return mentioned.pop() if len(mentioned) == 1 else None

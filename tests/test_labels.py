@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from store.labels import parse_label
@@ -135,6 +135,7 @@ def test_any_text_gives_a_label_or_none(raw: str) -> None:
     assert parse_label(raw, LABELS) in {*LABELS, None}
 
 
+@example(labels=["-"], raw="/-")
 @given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=6, unique=True), st.text(max_size=60))
 def test_any_labels_and_any_text(labels: list[str], raw: str) -> None:
     assert parse_label(raw, labels) in {*labels, None}
