@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,12 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from adapters.child import Stopping
+
+# whoever starts the tests has a terminal of any size
+for _size in ("COLUMNS", "LINES"):
+    os.environ.pop(_size, None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin: more of them than cores are slower than one
 
 # shared machines stall: a slow example is no wrong one
 settings.register_profile("tuneloop", deadline=None)
