@@ -29,7 +29,8 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.jsonl"
-        command = [sys.executable, "-m", "pytest", "tests/reliability", *more]
+        # a trial may take hours; each of its processes has a limit of its own
+        command = [sys.executable, "-m", "pytest", "-o", f"timeout={6 * 3600}", "tests/reliability", *more]
         environment = {**os.environ, "TUNELOOP_SCALE": options.scale, "TUNELOOP_REPORT": str(report)}
         code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         lines = [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []

@@ -22,7 +22,6 @@ from notify_world import receiver
 
 from store.kill_points import POINTS
 
-pytestmark = pytest.mark.timeout(6 * 3600)  # the whole of a soak; each process has a limit of its own
 Measured = Callable[[str, str], None]
 Prepared = dict[str, tuple[Path, dict[str, Any]]]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import forked
 import kill_lanes
 import kill_world as world
-import pytest
 from conftest import Trials
 from kill_lanes import Acked
 from kill_texts import TASK
@@ -19,8 +18,6 @@ from loop.intake import external_record_id
 from store import events as ev
 from store.log import Recorded
 from store.workspace import Workspace
-
-pytestmark = pytest.mark.timeout(6 * 3600)  # the whole of a soak; each process has a limit of its own
 
 
 def test_random_kills(tmp_path: Path, trials: Trials, measured: Callable[[str, str], None]) -> None:

@@ -12,7 +12,6 @@ from conftest import Trials
 from kill_stalls import INSIDE, refused, stalled
 from kill_trials import WHOLE, prepare
 
-pytestmark = pytest.mark.timeout(6 * 3600)  # the whole of a soak; each process has a limit of its own
 # reached by children, or by a daemon that is ending
 _NOT_THE_DAEMON = (
     "train.loaded", "train.step_done", "train.best_written", "train.checkpoint_written", "train.checkpoint_completed",

@@ -18,7 +18,6 @@ from store.log import Draft, Log, step_id
 from store.verify import sound, verify
 from store.workspace import Workspace
 
-pytestmark = pytest.mark.timeout(6 * 3600)  # the whole of a soak; each process has a limit of its own
 WRITERS = 8
 
 
