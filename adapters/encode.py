@@ -7,7 +7,7 @@ rules before it and the label after it are never touched.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +24,28 @@ class Encoded(msgspec.Struct, frozen=True):
     tokens: list[int]
     start: int
     shortened: bool
+
+
+def token_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How long examples are: how many `examples`, and in tokens `shortest`, `median`, `p95` and `longest` (nearest
+    ranks), `total`, and `learned`: those that the loss looks at.
+
+    Args:
+        rows: with `input_ids` and `start` as in `Encoded`; none, or rows of another kind, have no counts.
+    """
+    lengths = sorted(len(row["input_ids"]) for row in rows if "start" in row)
+    if not lengths:
+        return {}
+    last = len(lengths) - 1
+    return {
+        "examples": len(lengths),
+        "shortest": lengths[0],
+        "median": lengths[round(0.5 * last)],
+        "p95": lengths[round(0.95 * last)],
+        "longest": lengths[-1],
+        "total": sum(lengths),
+        "learned": sum(len(row["input_ids"]) - row["start"] for row in rows),
+    }
 
 
 def encode(tokenizer: Any, messages: Sequence[Message], max_length: int = 0, *, user: str = "{text}") -> Encoded:

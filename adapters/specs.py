@@ -186,6 +186,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     resumed_from: int = 0
     eval_accuracy: float | None = None
     samples: list[SampleOutput] = []
+    tokens: dict[str, int] = {}  # of the training examples, see encode.token_counts
     objective: Objective = "sft"  # what was really trained by
     notes: list[str] = []  # for people: what was done otherwise than asked for, and why
 

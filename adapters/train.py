@@ -20,7 +20,7 @@ from adapters import base_model, methods, objectives
 from adapters.backends import launched
 from adapters.calibration import temperature
 from adapters.child import Journal, Stopping, Threads, Unrecoverable, peak_memory_mb, run
-from adapters.encode import encode
+from adapters.encode import encode, token_counts
 from adapters.registry import AdapterCard, is_whole, write_card
 from adapters.specs import Example, Metric, SampleOutput, TrainResult, TrainSpec, read_json, read_lines, write_json
 from store.errors import ModelError, SettingsError
@@ -147,6 +147,7 @@ def train(folder: Path, stopping: Stopping) -> None:
             peak_memory_mb=round(peak_memory_mb(), 1),
             trainable_parameters=trainable,
             truncated=data.shortened,
+            tokens=token_counts(data.rows),
             epoch_cap_exceeded=planned.epoch_cap_exceeded and steps > planned.an_epoch * spec.epochs,
             resumed_from=resumed,
             eval_accuracy=accuracy,

@@ -114,8 +114,4 @@ def _text(content: Any) -> str:
             content = "\n".join(parts)
     if not isinstance(content, str):
         raise BadLine("a turn holds no text")
-    try:
-        content.encode()
-    except UnicodeEncodeError:
-        raise BadLine("a turn holds a lone surrogate: its bytes were no UTF-8") from None
     return content

@@ -30,7 +30,7 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     cluster: str
     position: int  # of the label in the log
-    failure: bool = False
+    failure: bool | None = False  # None: what production answered is not known
 
 
 class LeftOut(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -105,7 +105,7 @@ def curate(
     kept, over = balance.capped(kept, seed)
     left_out += [LeftOut(one.id, "capped") for one in over]
     count("capped", len(over), f"beyond {balance.CAP_RATIO}:1 of the smallest class and {balance.KEPT} examples")
-    failures = sum(one.failure for one in kept)
+    failures = sum(one.failure is True for one in kept)
     count("failures", failures, "answered wrongly by production, included")
     suspects: list[Suspect] = []
     audited = "labels that a model that has not seen them doubts"
@@ -122,7 +122,7 @@ def curate(
     shown = ", ".join(f"{label} x{times}" for label, times in sorted(copies.items()))
     count("repeated", again, f"examples shown again: {shown}" if shown else "no class is shown more than once")
     warnings += uneven
-    if kept and not failures:
+    if any(one.failure is not None for one in kept) and not failures:
         warnings.append("no example is one that production got wrong: those teach most")
     if suspects:
         warnings.append(f"{len(suspects)} labels look doubtful: {_some(one.id for one in suspects)}")

@@ -129,7 +129,8 @@ def fit(folder: Path, _: Stopping | None = None) -> None:
 def _freeze(app: App, spec: FreezeSpec, folder: Path) -> None:
     examples = general.read(app.root, spec.general_file)
     exam = queries.labelled(app.workspace.read, spec.task, side="exam", up_to=spec.up_to)
-    curated = curated_labels(app, spec, [one.record_id for one in exam])
+    rows = training_labels(app, spec.task, spec.up_to)
+    curated = curated_rows(app, spec, rows, [one.record_id for one in exam])
     if len({one.label for one in curated.train}) < 2:
         raise InputError(
             f"{spec.task} has fewer than two classes to train on", hint="`tuneloop review` labels what is queued."
@@ -149,14 +150,13 @@ def _freeze(app: App, spec: FreezeSpec, folder: Path) -> None:
     Control.fit(texts, labels, seed=spec.seed).save(made / CONTROL)
     reached("freeze.dataset_written")
     hard = sum(not one.audit for one in exam)
-    against = CurationCount(step="general", count=len(mixed), detail="general examples mixed in, against forgetting")
     frozen = Frozen(
         train=len(curated.train),
         valid=len(curated.valid),
         exam=len(exam) - hard,
         hard_exam=hard,
         per_class=dict(Counter(labels)),
-        curation=[*curated.counts, against],
+        curation=[*curated.counts, general.counted(mixed)],
         warnings=[*curated.warnings, *advice],
         rare=curated.rare,
         suspects=[one.id for one in curated.suspects[:NAMED_SUSPECTS]],
@@ -164,14 +164,16 @@ def _freeze(app: App, spec: FreezeSpec, folder: Path) -> None:
     write_json(folder / "result.json", frozen)
 
 
-def curated_labels(app: App, spec: FreezeSpec, exam: Sequence[str]) -> curation.Curated:
-    """What the labels that stood at `spec.up_to` come to; `exam` are the ids of what is never trained on.
+def curated_rows(
+    app: App, spec: FreezeSpec, rows: Sequence[curation.Labelled], exam: Sequence[str]
+) -> curation.Curated:
+    """What curation makes of rows; `exam` are the ids of what is never trained on.
 
     Raises:
         SettingsError: embeddings are wanted and not installed.
     """
     return curation.curate(
-        training_labels(app, spec.task, spec.up_to),
+        rows,
         app.workspace.texts.many(list(exam)),
         spec.labels,
         valid_share=spec.valid_share,

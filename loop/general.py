@@ -18,6 +18,7 @@ from loop import chats
 from loop.curation import general_count
 from loop.formats import BadLine
 from store.errors import StepError
+from store.events import CurationCount
 from store.prompting import Message
 
 BUILT_IN = Path(__file__).parents[1] / "adapters" / "data" / "general.jsonl"
@@ -89,6 +90,11 @@ def choose(general: General, lines: int, share: float, seed: int) -> tuple[list[
     if not least <= share <= most:
         return chosen, [f"general examples make up {share:.1%} of the mix: {advice}"]
     return chosen, []
+
+
+def counted(chosen: Sequence[str]) -> CurationCount:
+    """The step of curation that mixes them in."""
+    return CurationCount(step="general", count=len(chosen), detail="general examples mixed in, against forgetting")
 
 
 def _identity(messages: Sequence[Message]) -> str:

@@ -239,6 +239,8 @@ def _finish_training(context: Context, command: cmd.WatchStep, cycle: Cycle, fol
         peak_memory_mb=round(result.peak_memory_mb, 1),
         stopped=result.stopped,
         samples=[{"id": one.id, "expected": one.expected, "answered": one.answered} for one in result.samples],
+        truncated=result.truncated,
+        tokens=result.tokens,
         notes=result.notes,
     )
     reached("train.adapter_kept")

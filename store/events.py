@@ -224,6 +224,8 @@ class TrainingSucceeded(Event, frozen=True, kw_only=True):
     stopped: str  # why it ended: "steps", "plateau"
     samples: list[dict[str, str]] = []  # record id, expected, answered
     notes: list[str] = []  # what was done otherwise than asked for, and why
+    truncated: int = 0  # examples whose ticket was shortened to fit
+    tokens: dict[str, int] = {}  # examples, shortest, median, p95, longest, total, learned
 
 
 class TrainingFailed(Event, frozen=True, kw_only=True):

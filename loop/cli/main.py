@@ -20,6 +20,7 @@ from loop.cli import (
     archiving,
     checking,
     copying,
+    dataset,
     deciding,
     erasing,
     inspecting,
@@ -87,6 +88,9 @@ VERBS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     ],
 }
 
+# verbs of their own under a name: name -> group, help, verbs
+UNDER = {"dataset": ("Records and labels", "What is trained on: show, check, export, import.", dataset.VERBS)}
+
 app = typer.Typer(
     name="tuneloop",
     help="Turns a prompted classifier's failures into labels, and labels into an adapter that has to earn its place.",
@@ -133,6 +137,11 @@ def _register() -> None:
     for group, verbs in VERBS.items():
         for name, function, example in verbs:
             app.command(name, rich_help_panel=group, help=_help(function), epilog=f"Example: {example}")(function)
+    for under, (group, about, verbs) in UNDER.items():
+        inner = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+        for name, function, example in verbs:
+            inner.command(name, help=_help(function), epilog=f"Example: {example}")(function)
+        app.add_typer(inner, name=under, help=about, rich_help_panel=group)
 
 
 def _help(function: Callable[..., None]) -> str:
