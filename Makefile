@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: check-axolotl demo test lint bench bench-train bench-score bench-quality reliability soak model clean help
+.PHONY: check-axolotl demo test lint bench bench-train bench-score bench-quality bench-methods reliability soak model clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -31,7 +31,8 @@ lint: $(STAMP)  ## ruff, mypy, import-linter
 	$(BIN)/lint-imports --no-cache
 
 test: lint model  ## lint, then all tests but the reliability trials
-	$(BIN)/pytest $(PYTEST)
+	$(BIN)/pytest -n 2 --dist loadscope -m "not real"
+	$(BIN)/pytest -m real
 
 reliability: model  ## kills, crash images, full disks, clocks: every trial, with its figures
 	$(BIN)/python -P ops/reliability.py --scale $(or $(SCALE),full) $(if $(SCALE),,--write docs/reliability.md)
@@ -44,6 +45,7 @@ bench: model  ## ratios against named peers, measured in the same run
 	$(BIN)/python -P ops/bench/tick.py
 	$(BIN)/python -P ops/bench/trackers.py
 	$(BIN)/python -P ops/bench/idle.py
+	$(BIN)/python -P ops/bench/duplicates.py
 
 bench-train: model  ## training speed beside plain TRL and its best settings
 	$(BIN)/python -P ops/bench/training.py
@@ -53,6 +55,9 @@ bench-score: model  ## label scores beside generate() and llama.cpp
 
 bench-quality: model  ## accuracy by examples per class: prompts, adapters, the control
 	$(BIN)/python -P ops/bench/quality.py
+
+bench-methods: model  ## what preferences and rewards add to an adapter that already answers
+	$(BIN)/python -P ops/bench/methods.py
 
 AXOLOTL := .venv-axolotl
 
