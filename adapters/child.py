@@ -22,6 +22,7 @@ from types import FrameType
 import msgspec
 
 from adapters.specs import Metric, StepFailure, read_lines, write_json, write_lines
+from store.disk import disk_trouble
 from store.errors import TuneloopError
 from store.keys import hide
 
@@ -108,6 +109,7 @@ def failure_of(error: Exception) -> StepFailure:
     return StepFailure(
         message=f"{type(error).__name__}{f': {said}' if said else ''} in {place}",
         hint="The run's log holds the traceback.",
+        disk=disk_trouble(error) is not None,
     )
 
 

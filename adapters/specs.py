@@ -222,11 +222,13 @@ class EvalResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child itself could say of its failure; `retry` is False where trying again cannot help."""
+    """What the child itself could say of its failure; `retry` is False where trying again cannot help, `disk` is True
+    where only the disk was to blame."""
 
     message: str
     hint: str = ""
     retry: bool = True
+    disk: bool = False
 
 
 S = TypeVar("S", bound=msgspec.Struct)

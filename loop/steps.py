@@ -142,7 +142,9 @@ class Steps:
             )
         if (folder / "error.json").exists():
             failure = read_json(folder / "error.json", StepFailure)
-            return Progress(status="failed", metric=metric, checkpoint=checkpoint, failure=failure)
+            if not failure.disk:
+                return Progress(status="failed", metric=metric, checkpoint=checkpoint, failure=failure)
+            self._stopped[folder] = failure.message  # there is room again: it goes on
         stopped = self._stopped.get(folder, "")
         return Progress(status="dead", metric=metric, checkpoint=checkpoint, stopped=stopped, ours=ours)
 

@@ -19,7 +19,7 @@ from loop import manners
 from loop.policy import decide, waits
 from loop.settings import ResourceSettings, Settings
 from loop.state import GPU_NEEDED
-from loop.steps import Steps
+from loop.steps import Steps, forget_ending
 from store import events as ev
 
 MINUTES = st.integers(0, 1439).map(lambda n: time(n // 60, n % 60))
@@ -81,7 +81,7 @@ def test_training_waits_for_the_night_and_a_person_may_order_it_by_day() -> None
 
 
 CHILD = """
-import os, sys, time
+import os, resource, sys, time
 sys.path[:0] = [{root!r}]
 from adapters import child
 from pathlib import Path
@@ -89,6 +89,9 @@ def work(folder, stopping):
     (folder / "nice").write_text(str(os.nice(0)))
     if (folder / "hungry").exists():
         held = bytearray(700 << 20)
+    if (folder / "large").exists():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+        (folder / "large").write_bytes(bytes(1 << 17))
     while not (folder / "enough").exists():
         time.sleep(0.02)
     (folder / "result.json").write_text("{{}}")
@@ -127,6 +130,20 @@ def test_a_step_above_its_memory_limit_fails_with_words(steps: Steps, tmp_path: 
     steps.start("train", tmp_path / "run")
     assert ended(steps, tmp_path / "run") == "out of memory"
     assert "memory_limit_mb" in json.loads((tmp_path / "run" / "error.json").read_text())["hint"]
+
+
+def test_a_step_that_only_lacked_room_goes_on_when_there_is_some(steps: Steps, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "large").touch()
+    steps.start("train", folder)
+    assert "File too large" in ended(steps, folder)
+    progress = steps.look(folder)
+    assert progress.status == "dead" and progress.failure is None and "File too large" in progress.stopped
+    (folder / "large").unlink()
+    forget_ending(folder)
+    (folder / "enough").touch()
+    steps.start("train", folder)
+    assert ended(steps, folder) == "done"
 
 
 def test_a_step_that_is_asked_to_stop_tells_why_and_is_no_failure(steps: Steps, tmp_path: Path) -> None:
