@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adapters import control as control_module
 from adapters.control import Control
 from store.errors import ArtifactError, InputError
 
@@ -62,6 +63,20 @@ def test_it_equals_scikit_learn_on_all_columns(control: Control) -> None:
     theirs = plain.predict_proba(sparse.hstack([view.transform(asked) for view in views]))
     ours = [[shares[label] for label in plain.classes_] for shares in control.predict_proba(asked)]
     assert np.abs(theirs - np.asarray(ours)).max() < 2e-3
+
+
+def test_beyond_its_span_it_learns_from_all_and_sees_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{text} {'please ' * (number % 3)}number {number}" for number in range(30) for text, _ in PAIRS]
+    labels = [label for _ in range(30) for _, label in PAIRS]
+    texts += ["parcel lost in the post", "where is my parcel"]
+    labels += ["delivery", "delivery"]
+    whole = Control.fit(texts, labels)
+    monkeypatch.setattr(control_module, "SPAN", 40)
+    part = Control.fit(texts, labels)
+    assert part.predict(texts[-2:]) == ["delivery", "delivery"]
+    asked = [text for text, _ in PAIRS]
+    assert part.predict(asked) == whole.predict(asked) == [label for _, label in PAIRS]
+    assert part.cross_validated is not None and part.cross_validated > 0.9
 
 
 def test_saved_and_loaded_it_answers_the_same_without_pickle(control: Control, tmp_path: Path) -> None:
