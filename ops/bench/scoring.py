@@ -1,27 +1,38 @@
 """Label scores: texts a second of every way to make a language model choose a label, on the same model in one run.
 
-    python ops/bench/scoring.py [--labels 12] [--texts 64] [--base FOLDER] [--adapter FOLDER] [--exact]
+    python ops/bench/scoring.py [--labels 12] [--texts 64] [--base FOLDER] [--adapter FOLDER]
+    python ops/bench/scoring.py --exact [--labels 77] [--texts 500]
+    python ops/bench/scoring.py --memory [--labels 77] [--texts 32]
 
 Ways: `generate()` text by text, and batched as transformers documents it; one forward per label; only the first token
 of each label over a kept prefix (the limit: it cannot tell labels apart that share it); llama.cpp's completion with a
-grammar of the labels where llama-cpp-python and the model's GGUF are installed; and the label tree of
-`adapters.scoring`. `--exact` compares the tree's choice with exact scoring per label in fp32 on all texts instead,
-and exits with 1 where they differ. Data is Banking77's test set (TUNELOOP_BENCH_DATA), else the demo's tickets.
+grammar of the labels where llama-cpp-python and the model's GGUF are installed; chat completions of `transformers
+serve` where FastAPI is installed; and the label tree of `adapters.scoring`. Data is Banking77's test set
+(TUNELOOP_BENCH_DATA), else the demo's tickets.
+
+`--exact` compares the tree's choices instead with those of scoring every label by itself, in fp32, with an adapter
+that is trained for it (LoRA, a few minutes) or given; exits with 1 where they differ. `--memory` scores texts of 2,000
+tokens and prints the peak of the process, the model included.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import importlib.util
 import json
 import os
 import random
+import socket
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -35,16 +46,24 @@ from adapters.specs import PromptSpec
 
 BATCH = 16
 FEW = 12  # texts for the slow ways
+Pairs = list[tuple[str, str]]
+Way = Callable[[Sequence[str]], list[str]]
 SYSTEM = (
     "You classify messages of a bank's customers. Reply with the label alone, exactly as it is spelled in this list, "
     "without a full stop or an explanation. Read the whole message before you decide: {labels}."
 )
+SHORT = "You classify messages of a bank's customers. Reply with the label alone."
 
 
-def data(labels: int, texts: int) -> tuple[list[str], list[str]]:
-    """(texts, labels), drawn with a fixed seed."""
+class Data(NamedTuple):
+    pairs: Pairs
+    labels: list[str]
+
+
+def data(labels: int, texts: int, part: str = "test") -> Data:
+    """Texts with their labels, drawn with a fixed seed, and all labels."""
     folder = os.environ.get("TUNELOOP_BENCH_DATA")
-    if folder and (path := Path(folder) / "banking77" / "test.csv").exists():
+    if folder and (path := Path(folder) / "banking77" / f"{part}.csv").exists():
         with path.open(encoding="utf-8", newline="") as file:
             pairs = [(row["text"], row["category"].replace("_", " ")) for row in csv.DictReader(file)]
     else:
@@ -52,9 +71,9 @@ def data(labels: int, texts: int) -> tuple[list[str], list[str]]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         pairs = [(row["text"], row["label"]) for row in rows]
     names = sorted({label for _, label in pairs})[:labels]
-    chosen = [text for text, label in pairs if label in names]
+    chosen = [pair for pair in pairs if pair[1] in names]
     random.Random(3).shuffle(chosen)  # noqa: S311
-    return chosen[:texts], names
+    return Data(chosen[:texts], names)
 
 
 class Ways:
@@ -95,6 +114,32 @@ class Ways:
     def batched(self, texts: Sequence[str]) -> list[str]:
         return self.generate(texts, BATCH)
 
+    def label_by_label(self, texts: Sequence[str]) -> list[str]:
+        """Exact as well: the text once by the model's own cache, then every label as a row of one padded batch."""
+        import torch
+        from transformers import DynamicCache
+
+        found = []
+        for text in texts:
+            whole = [encode(self.bank.tokenizer, self.prompt.messages(text, label)) for label in self.labels]
+            start = whole[0].start
+            width = max(len(one.tokens) for one in whole) - start
+            rows = torch.zeros(len(whole), width, dtype=torch.long, device=self.bank.device)
+            for row, one in zip(rows, whole, strict=True):
+                assert one.tokens[:start] == whole[0].tokens[:start]
+                row[: len(one.tokens) - start] = torch.tensor(one.tokens[start:])
+            with self.bank.active(self.adapter) as model, torch.inference_mode():
+                head = torch.tensor([whole[0].tokens[:start]], device=self.bank.device)
+                told = model(input_ids=head, past_key_values=DynamicCache(config=model.config), logits_to_keep=1)
+                told.past_key_values.batch_repeat_interleave(len(whole))
+                after = model(input_ids=rows, past_key_values=told.past_key_values).logits
+                first = told.logits[:, -1:].expand(len(whole), -1, -1)
+                shares = torch.cat([first, after[:, :-1]], 1).float().log_softmax(-1)
+            each = shares.gather(2, rows[:, :, None])[:, :, 0].tolist()
+            scores = [sum(values[: len(one.tokens) - start]) for values, one in zip(each, whole, strict=True)]
+            found.append(self.labels[scores.index(max(scores))])
+        return found
+
     def per_label(self, texts: Sequence[str]) -> list[str]:
         """Exact: the whole sequence of every label, one forward each."""
         import torch
@@ -113,7 +158,7 @@ class Ways:
         return found
 
 
-def llama_cpp(prompt: PromptSpec, labels: Sequence[str]) -> Callable[[Sequence[str]], list[str]] | None:
+def llama_cpp(prompt: PromptSpec, labels: Sequence[str]) -> Way | None:
     """llama.cpp with a grammar of the labels, on the GGUF of the built-in model; None where either is missing."""
     if importlib.util.find_spec("llama_cpp") is None:
         return None
@@ -137,8 +182,8 @@ def llama_cpp(prompt: PromptSpec, labels: Sequence[str]) -> Callable[[Sequence[s
     return answer
 
 
-def compare(ways: Ways, texts: Sequence[str], console: Console, prompt: PromptSpec) -> None:
-    rows: list[tuple[str, Callable[[Sequence[str]], list[str]], int]] = [
+def compare(ways: Ways, texts: Sequence[str], console: Console, prompt: PromptSpec, served: Way | None) -> None:
+    rows: list[tuple[str, Way, int]] = [
         ("generate, one by one", ways.generate, FEW),
         (f"generate, batches of {BATCH}", ways.batched, 2 * BATCH),
         ("one forward per label", ways.per_label, 2),
@@ -150,6 +195,10 @@ def compare(ways: Ways, texts: Sequence[str], console: Console, prompt: PromptSp
         rows.insert(2, ("llama.cpp, grammar of the labels", llama, FEW))
     else:
         console.print("llama.cpp is left out: llama-cpp-python or the built-in model's GGUF is not installed")
+    if served is not None:
+        rows.insert(2, ("transformers serve, one by one", served, FEW))
+    else:
+        console.print("transformers serve is left out: FastAPI is not installed")
     speeds: dict[str, float] = {}
     for name, way, most in rows:
         way(texts[: min(2, most)])
@@ -167,13 +216,92 @@ def compare(ways: Ways, texts: Sequence[str], console: Console, prompt: PromptSp
     console.print(f"peak memory {peak_memory_mb():.0f} MB")
 
 
-def exact(ways: Ways, texts: Sequence[str], console: Console) -> int:
-    """Differences between the tree's choices and those of exact scoring per label."""
-    differ = sum(a != b for a, b in zip(ways.tree(texts), ways.per_label(texts), strict=True))
+@contextlib.contextmanager
+def transformers_serve(base: Path, prompt: PromptSpec, tokens: int) -> Iterator[Way | None]:
+    """Chat completions of `transformers serve` over HTTP, text by text; None where FastAPI is not installed."""
+    if importlib.util.find_spec("fastapi") is None:
+        yield None
+        return
+    from openai import OpenAI
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("transformers")
+    words = [program, "serve", base, "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=60, timeout=120)
+
+            def answer(texts: Sequence[str]) -> list[str]:
+                said = []
+                for text in texts:
+                    turns: Any = [{"role": one.role, "content": one.content} for one in prompt.messages(text)]
+                    told = client.chat.completions.create(
+                        model=str(base), messages=turns, max_tokens=tokens, temperature=0.0
+                    )
+                    said.append(told.choices[0].message.content or "")
+                return said
+
+            yield answer
+        finally:
+            server.terminate()
+
+
+def trained(labels: int, prompt: PromptSpec, names: Sequence[str], folder: Path) -> Path:
+    """A LoRA adapter on the fp32 base: two examples of each label, 60 steps."""
+    from adapters.specs import Example, Message, TrainSpec, write_json, write_lines
+
+    texts = data(labels, 10**6, part="train")
+    taken: Counter[str] = Counter()
+    rows = []
+    for text, label in texts.pairs:
+        taken[label] += 1
+        if taken[label] <= 2:
+            turns = [Message("system", prompt.system), Message("user", text), Message("assistant", label)]
+            rows.append(Example(id=str(len(rows)), label=label, messages=turns))
+    spec = TrainSpec(
+        run_id="bench", task="bench", adapter="bench-v1", labels=list(names), prompt=prompt, method="lora",
+        base=base_model.reference(base_model.ensure(), "fp32"), learning_rate=1e-3, max_steps=60, samples=0,
+    )  # fmt: skip
+    write_json(folder / "spec.json", spec)
+    write_lines(folder / "train.jsonl", rows)
+    (folder / "valid.jsonl").touch()
+    subprocess.run([sys.executable, "-m", "adapters.train", str(folder)], check=True)
+    return folder / "adapter"
+
+
+def exact(ways: Ways, pairs: Pairs, console: Console) -> int:
+    """Differences between the tree's choices and those of exact scoring label by label."""
+    texts = [text for text, _ in pairs]
+    tree, alone = ways.tree(texts), ways.label_by_label(texts)
+    differ = sum(a != b for a, b in zip(tree, alone, strict=True))
+    some = texts[:2]
+    assert ways.per_label(some) == ways.label_by_label(some)
+    right = sum(said == label for said, (_, label) in zip(tree, pairs, strict=True))
     console.print(
-        f"{len(texts)} texts, {len(ways.labels)} labels, {ways.bank.ref.quantisation}: {differ} choices differ"
+        f"{len(texts)} texts, {len(ways.labels)} labels, {ways.bank.ref.quantisation}, {len(set(tree))} different "
+        f"answers, {right / len(texts):.3f} of them right: {differ} choices differ"
     )
     return differ
+
+
+def memory(ways: Ways, texts: Sequence[str], console: Console) -> None:
+    """Scores texts that were made 2,000 tokens long."""
+    tokenizer = ways.bank.tokenizer
+    long = []
+    for text in texts:
+        ids = tokenizer(f"{text} ").input_ids
+        long.append(tokenizer.decode((ids * (2000 // len(ids) + 1))[:2000]))
+    started = time.perf_counter()
+    told = Scorer(ways.bank, max_length=4096).score(ways.adapter, ways.prompt, long, ways.labels, batch_size=BATCH)
+    seconds = time.perf_counter() - started
+    longest = max(one.prompt_tokens for one in told)
+    console.print(
+        f"{len(long)} texts, {len(ways.labels)} labels, up to {longest} tokens with the prompt, "
+        f"{sum(one.shortened for one in told)} shortened: {len(long) / seconds:.2f} texts a second, "
+        f"peak memory {peak_memory_mb():.0f} MB"
+    )
 
 
 def main() -> int:
@@ -184,19 +312,31 @@ def main() -> int:
     parser.add_argument("--quantisation", choices=("nf4", "bf16", "fp32"), default="bf16")
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
     base_model.quiet()
     quantisation = "fp32" if options.exact else options.quantisation
-    bank = Bank.open(base_model.reference(base_model.ensure(options.base), quantisation))
-    if options.adapter:
-        bank.load("adapter", options.adapter)
-    texts, labels = data(options.labels, options.texts)
+    base = base_model.ensure(options.base)
+    pairs, labels = data(options.labels, options.texts)
+    texts = [text for text, _ in pairs]
     prompt = PromptSpec(name="bench@1", digest="", system=SYSTEM.format(labels=", ".join(labels)))
-    ways = Ways(bank, "adapter" if options.adapter else "", prompt, labels)
-    if options.exact:
-        return 1 if exact(ways, texts, console) else 0
-    compare(ways, texts, console, prompt)
+    with tempfile.TemporaryDirectory() as scratch:
+        adapter = options.adapter
+        if options.exact:
+            prompt = PromptSpec(name="bench@1", digest="", system=SHORT)
+            adapter = adapter or trained(options.labels, prompt, labels, Path(scratch))
+        bank = Bank.open(base_model.reference(base, quantisation))
+        if adapter:
+            bank.load("adapter", adapter)
+        ways = Ways(bank, "adapter" if adapter else "", prompt, labels)
+        if options.exact:
+            return 1 if exact(ways, pairs, console) else 0
+        if options.memory:
+            memory(ways, texts, console)
+            return 0
+        with transformers_serve(base, prompt, ways.longest) as served:
+            compare(ways, texts, console, prompt, served)
     return 0
 
 
