@@ -1,7 +1,8 @@
 """The evaluation step: `python -m adapters.evaluate RUN_FOLDER` (contract of the folder: adapters.specs).
 
 Every answerer answers the same exam on one base model in memory, each under every decoding that it is asked for, so
-that like is compared with like. Then the candidate's general ability is measured beside the base model's.
+that like is compared with like. What it answered in earlier looks is taken from there. Then the candidate's general
+ability is measured beside the base model's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from adapters.control import Control
 from adapters.metrics import softmax
 from adapters.scoring import Scorer
 from adapters.specs import (
+    KNOWN,
     AnswererSpec,
     Decoding,
     EvalResult,
@@ -54,7 +56,7 @@ def evaluate(folder: Path, stopping: Stopping) -> None:
         raise StepError("exam.jsonl holds no items", hint="Label some audit draws: `tuneloop queue --side exam`.")
     threads = Threads(folder, spec.threads)
     journal = Journal(folder)
-    work = _Work(spec, exam, journal, threads)
+    work = _Work(spec, exam, read_lines(folder / KNOWN, Prediction), journal, threads)
     journal.write(Metric(phase="loading"))
     base_model.quiet()
     threads.adjust()
@@ -88,9 +90,17 @@ def evaluate(folder: Path, stopping: Stopping) -> None:
 
 
 class _Work:
-    def __init__(self, spec: EvalSpec, exam: Sequence[ExamItem], journal: Journal, threads: Threads) -> None:
+    def __init__(
+        self,
+        spec: EvalSpec,
+        exam: Sequence[ExamItem],
+        known: Sequence[Prediction],
+        journal: Journal,
+        threads: Threads,
+    ) -> None:
         self._spec = spec
         self._exam = exam
+        self._known = {(one.answerer, one.decoding, one.id): one for one in known}
         self._journal = journal
         self._threads = threads
 
@@ -110,7 +120,10 @@ class _Work:
         adapter = one.name if one.kind == "adapter" else ""
         say = self.progress(f"{one.name} by {decoding}")
         answer = self._generate if decoding == "generate" else self._score
-        return answer(scorer, one, adapter, one.prompt, say)
+        known = [self._known.get((one.name, decoding, item.id)) for item in self._exam]
+        asked = [item for item, found in zip(self._exam, known, strict=True) if found is None]
+        made = iter(answer(scorer, one, adapter, one.prompt, asked, say) if asked else ())
+        return [found or next(made) for found in known]
 
     def _classify(self, one: AnswererSpec) -> list[Prediction]:
         model = Control.load(Path(one.control))
@@ -130,12 +143,18 @@ class _Work:
         ]
 
     def _generate(
-        self, scorer: Scorer, one: AnswererSpec, adapter: str, prompt: PromptSpec, say: Callable[[int, int], None]
+        self,
+        scorer: Scorer,
+        one: AnswererSpec,
+        adapter: str,
+        prompt: PromptSpec,
+        asked: Sequence[ExamItem],
+        say: Callable[[int, int], None],
     ) -> list[Prediction]:
         said = scorer.generate(
             adapter,
             prompt,
-            [item.text for item in self._exam],
+            [item.text for item in asked],
             batch_size=self._spec.batch_size,
             on_progress=say,
         )
@@ -148,18 +167,24 @@ class _Work:
                 raw=words.text[:RAW_CHARS],
                 latency_ms=round(words.seconds * 1000, 2),
             )
-            for item, words in zip(self._exam, said, strict=True)
+            for item, words in zip(asked, said, strict=True)
         ]
 
     def _score(
-        self, scorer: Scorer, one: AnswererSpec, adapter: str, prompt: PromptSpec, say: Callable[[int, int], None]
+        self,
+        scorer: Scorer,
+        one: AnswererSpec,
+        adapter: str,
+        prompt: PromptSpec,
+        asked: Sequence[ExamItem],
+        say: Callable[[int, int], None],
     ) -> list[Prediction]:
         # a label's score follows the prompt at once: a prompt that asks to reason first is not scored as it is used
         direct = msgspec.structs.replace(prompt, reasoning=False)
         scored = scorer.score(
             adapter,
             direct,
-            [item.text for item in self._exam],
+            [item.text for item in asked],
             self._spec.labels,
             batch_size=self._spec.batch_size,
             on_progress=say,
@@ -176,7 +201,7 @@ class _Work:
                 ),
                 latency_ms=round(found.seconds * 1000, 2),
             )
-            for item, found in zip(self._exam, scored, strict=True)
+            for item, found in zip(asked, scored, strict=True)
         ]
 
 

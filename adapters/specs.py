@@ -231,6 +231,7 @@ class StepFailure(msgspec.Struct, frozen=True, kw_only=True):
     disk: bool = False
 
 
+KNOWN = "known.jsonl"  # predictions of earlier looks, in an evaluation's run folder: they are not made again
 S = TypeVar("S", bound=msgspec.Struct)
 
 

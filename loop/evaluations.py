@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
+from importlib import metadata
 from pathlib import Path
+
+import msgspec
 
 from adapters import metrics
 from adapters.specs import (
+    KNOWN,
     AnswererKind,
     AnswererSpec,
     BaseModelRef,
@@ -30,9 +36,12 @@ from loop.settings import TaskSettings
 from loop.state import TaskState
 from loop.steps import Fence
 from store import queries
+from store.errors import ArtifactError
 from store.events import EvaluationSucceeded, Event, ForgettingMeasured
 from store.kill_points import reached
 
+IDENTITIES = "answerers.json"  # in a kept look: name -> identity
+LOOKED_BACK = 10  # looks whose answers are taken again
 GIVEN = "given.jsonl"  # predictions made before the child starts: answers of a remote endpoint
 CONTROL = "control"  # the name the control competes under, and its folder in a dataset artifact
 
@@ -111,9 +120,41 @@ def prepare(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         write_lines(folder / "exam.jsonl", exam)
+        write_lines(folder / KNOWN, known(app, spec, {item.id for item in exam}))
         reached("evaluate.exam_written")
         write_json(folder / "spec.json", spec)
     return spec
+
+
+def known(app: App, spec: EvalSpec, exam: Collection[str]) -> list[Prediction]:
+    """What the answerers of a look answered in earlier ones to records of `exam`.
+
+    Nothing is drawn by chance in an answer, and a record's text never changes; so an answerer with the same model,
+    weights, prompt and labels gives the same one again.
+    """
+    wanted = {identity(spec, one) for one in spec.answerers if one.kind != "control"}
+    found: dict[tuple[str, str, str], Prediction] = {}
+    looks = [row.artifact for row in queries.evaluations(app.workspace.read, spec.task) if row.artifact]
+    for address in looks[:LOOKED_BACK]:
+        try:
+            folder = app.workspace.artifacts.path(address, verify=True)
+        except ArtifactError:
+            continue  # `verify` tells of it; the answers are made anew
+        if not (folder / IDENTITIES).exists():
+            continue
+        same = {name for name, told in json.loads((folder / IDENTITIES).read_bytes()).items() if told in wanted}
+        for one in read_lines(folder / "predictions.jsonl", Prediction):
+            if one.answerer in same and one.id in exam:
+                found.setdefault((one.answerer, one.decoding, one.id), one)
+    return list(found.values())
+
+
+def identity(spec: EvalSpec, answerer: AnswererSpec) -> str:
+    """A digest of all that an answer follows from but the text: model, weights, prompt, labels, and this program."""
+    weights = Path(answerer.adapter).name  # the address of its content
+    plain = msgspec.structs.replace(answerer, adapter=weights, control="", decodings=[])
+    about = (spec.base.digest, spec.base.quantisation, spec.device, spec.labels, metadata.version("tuneloop"), plain)
+    return hashlib.blake2b(msgspec.json.encode(about), digest_size=16).hexdigest()
 
 
 def read_exam(folder: Path) -> list[ExamItem]:
@@ -134,7 +175,7 @@ def finish(app: App, folder: Path, baseline: str) -> list[Event]:
     kinds: dict[str, AnswererKind] = {baseline: "prompt"}
     kinds.update({one.name: one.kind for one in spec.answerers})
     opponents = [name for name in kinds if name != spec.candidate]
-    artifact = _keep(app, folder, exam, predictions)
+    artifact = _keep(app, folder, spec, exam, predictions)
     events: list[Event] = [
         EvaluationSucceeded(
             task=spec.task,
@@ -167,10 +208,12 @@ def _margin(prediction: Prediction) -> float:
     return first - second
 
 
-def _keep(app: App, folder: Path, exam: Sequence[ExamItem], predictions: Sequence[Prediction]) -> str:
+def _keep(app: App, folder: Path, spec: EvalSpec, exam: Sequence[ExamItem], predictions: Sequence[Prediction]) -> str:
     kept = folder / "kept"
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
+    identities = {one.name: identity(spec, one) for one in spec.answerers if one.kind != "control"}
+    (kept / IDENTITIES).write_bytes(msgspec.json.encode(identities))
     write_lines(kept / "exam.jsonl", [ExamItem(id=one.id, text="", label=one.label, hard=one.hard) for one in exam])
     # what was generated may echo the ticket: only answers that are labels, or nothing, are kept
     write_lines(kept / "predictions.jsonl", [_without_raw(one) for one in predictions])

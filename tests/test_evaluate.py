@@ -21,6 +21,7 @@ from adapters.bank import Bank
 from adapters.control import Control
 from adapters.scoring import Scorer
 from adapters.specs import (
+    KNOWN,
     AnswererSpec,
     EvalResult,
     EvalSpec,
@@ -149,6 +150,23 @@ def test_every_answerer_meets_the_same_exam_under_every_decoding(
     before = (folder / "result.json").stat().st_mtime_ns
     assert run(folder).returncode == 0
     assert (folder / "result.json").stat().st_mtime_ns == before  # done is done
+
+
+def test_what_is_known_is_not_asked_again(tiny_model: Path, tmp_path: Path, adapter: Path) -> None:
+    answerers = [AnswererSpec(name="tickets-v1", kind="adapter", prompt=PROMPT, adapter=str(adapter))]
+    alone = prepare(tiny_model, tmp_path / "runs" / "alone", answerers)
+    helped = prepare(tiny_model, tmp_path / "runs" / "helped", answerers)
+    said = Prediction(id="r2", answerer="tickets-v1", decoding="score", label="urgent", latency_ms=7.0)
+    write_lines(helped / KNOWN, [said, msgspec.structs.replace(said, id="r9")])
+    assert run(alone).returncode == run(helped).returncode == 0
+    one = read_lines(alone / "predictions.jsonl", Prediction)
+    other = read_lines(helped / "predictions.jsonl", Prediction)
+    assert [(p.id, p.decoding) for p in one] == [(p.id, p.decoding) for p in other]
+    assert [p for p in other if p.id == "r2" and p.decoding == "score"] == [said]
+    for mine, theirs in zip(one, other, strict=True):
+        if mine.id != "r2":
+            assert mine.label == theirs.label
+            assert mine.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
 
 
 @pytest.mark.parametrize("wrong", ["adapter", "base", "control", "spec", "exam", "quantisation"])
