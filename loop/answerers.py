@@ -12,7 +12,7 @@ from loop.bootstrap import App
 from loop.settings import Settings, TaskSettings, secret_in
 from loop.state import TaskState
 from prompts import templates
-from store.errors import SettingsError
+from store.errors import ModelError, SettingsError
 from store.prompting import PromptSpec
 
 if TYPE_CHECKING:
@@ -53,10 +53,15 @@ def open_answerer(settings: Settings, engine_url: str, model: str = "", *, engin
         engine_url: the local engine, used where no other endpoint is set.
         model: a model's name there; empty: the configured one, or the engine's base model.
         engine_token: the local engine's bearer token.
+
+    Raises:
+        ModelError: the local engine is meant and it is not up.
     """
     from prompts.client import Answerer
 
     where = upstream(settings)
+    if not where.url and not engine_url:
+        raise ModelError("the engine is not up yet", hint="`tuneloop run` starts it.")
     rules = settings.endpoint
     url = where.url or f"{engine_url.rstrip('/')}/v1"
     return Answerer(

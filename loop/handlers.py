@@ -18,6 +18,7 @@ from adapters.train import plan
 from loop import commands as cmd
 from loop import datasets, evaluations, manners, questions, serving
 from loop.actions import rolled_back
+from loop.answerers import upstream
 from loop.bootstrap import App
 from loop.lease import Lease
 from loop.services import Services
@@ -93,6 +94,8 @@ def _run_draft(event: Any, *key: str | int) -> Draft:
 
 def adopt_prompt(context: Context, command: cmd.AdoptPrompt) -> list[Recorded]:
     """Have the prompt versions scored on labelled training-side examples; the best becomes the baseline."""
+    if not upstream(context.app.settings).url:
+        _engine_url(context)
     event = questions.compared(context.app, context.steps, command.task)
     if event is None:
         return []  # still being asked
