@@ -16,6 +16,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -103,6 +104,32 @@ def resume(app: App, *, epoch: int | None = None, wait: bool = True, say: Say = 
             return _resume(app, epoch, say)
     except BlockingIOError:
         return None
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """An erasure that was noted and is not done."""
+
+    records: int  # 0 where the note cannot be read
+    at_work: bool  # somebody is at it
+    since: datetime  # of the note's last change
+    problem: str = ""  # why it cannot be read
+
+
+def pending(app: App) -> Pending | None:
+    """What is noted, without touching it; None where nothing is."""
+    try:
+        since = datetime.fromtimestamp(_note(app).stat().st_mtime, UTC)
+        content = _note(app).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return Pending(records=0, at_work=False, since=app.now(), problem=str(error))
+    at_work = is_locked(app.workspace.paths.run / LOCK)
+    try:
+        note = msgspec.json.decode(content, type=Note)
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+        return Pending(records=0, at_work=at_work, since=since, problem=str(error))
+    return Pending(records=len(note.report.records), at_work=at_work, since=since)
 
 
 def _resume(app: App, epoch: int | None, say: Say) -> Report | None:

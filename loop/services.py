@@ -81,6 +81,7 @@ class Service:
         self._keys = keys
         self._guarded = guarded
         self._folder = folder
+        self._log = folder.parent / "logs" / f"{name}.log"
         # of this process alone: a daemon that was taken over may still be ending when the next one starts
         self._port_file = folder / f"{name}.{os.getpid()}.port"
         self._command = command
@@ -129,6 +130,8 @@ class Service:
             self._failures += 1
             self._not_before = now + min(LONGEST_PAUSE, 2.0**self._failures)
             log.error("the %s cannot start: %s %s", self.name, error.message, error.hint)
+            with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as output:  # where people look
+                output.write(f"cannot start: {error.message} {error.hint}\n")
             return False
         self._port_file.unlink(missing_ok=True)
         environment = {**environment_for(self._keys), **MODEL_ENVIRONMENT, PARENT: str(os.getpid())}
@@ -136,7 +139,7 @@ class Service:
             from adapters.web_server import TOKEN_VARIABLE
 
             self.token = environment[TOKEN_VARIABLE] = secrets.token_urlsafe(32)
-        with (self._folder.parent / "logs" / f"{self.name}.log").open("ab") as output:
+        with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
                 stdin=subprocess.DEVNULL,

@@ -280,6 +280,31 @@ def test_a_note_that_cannot_be_read_is_told(root: Path, tuneloop: Any) -> None:
     assert traces_of(root, LETTER)
 
 
+def test_an_erasure_that_was_interrupted_is_told_and_mended(root: Path, tuneloop: Any) -> None:
+    before = salts(root)
+    killed(root, "erase.noted")
+
+    def told() -> tuple[dict[str, Any], dict[str, Any]]:
+        parts = tuneloop("status", "--json", "-w", root).json["daemon"]["parts"]
+        checks = tuneloop("doctor", "--json", "-w", root).json["checks"]
+        (check,) = [one for one in checks if one["name"] == "erasing"]
+        return next((one for one in parts if one["name"] == "erasing"), {}), check
+
+    part, check = told()
+    assert part["state"] == check["level"] == "warn" and part["since"]
+    assert "4 records" in part["detail"] and "4 records" in check["detail"] and "doctor --fix" in check["advice"]
+    with opened(root) as app, erasing._alone(app, 0.0):  # somebody is at it
+        part, check = told()
+        assert part["state"] == check["level"] == "ok" and "at this moment" in part["detail"]
+    done = tuneloop("doctor", "--fix", "--json", "-w", root)
+    assert "finished an erasure of 4 records that was interrupted" in done.json["fixed"]
+    is_forgotten(root, before)
+    assert told()[0] == {}
+    (root / ".tuneloop" / NOTE).write_text("{")
+    part, check = told()
+    assert part["state"] == "down" and check["level"] == "fail" and NOTE in check["detail"]
+
+
 # ---------------------------------------------------------------- at the same time
 
 SLEEPER = """
