@@ -11,7 +11,7 @@ from adapters.specs import write_json
 from adapters.tracking_mirror import Cursor
 from loop import erasing, settings, surveying
 from loop.bootstrap import App
-from loop.production import read_pointer
+from loop.production import read_pointer, write_pointer
 from loop.sweeping import NOTE
 from store import queries
 from store.restore import Hooks
@@ -57,7 +57,7 @@ def settle(staging: Path, root: Path, old: Path | None) -> None:
             path.unlink()
         elif pointer.adapter:
             moved = msgspec.structs.replace(pointer, adapter=str(there.artifacts / Path(pointer.adapter).name))
-            write_json(path, moved)
+            write_pointer(path.parent, moved)
     own = _cursor(here.wandb)
     last = _cursor(old / "wandb") if old is not None else None
     if last is not None and (own is None or own.workspace == last.workspace):

@@ -15,13 +15,13 @@ from typing import Any
 
 import msgspec
 
-from adapters.specs import EvalSpec, write_json
+from adapters.specs import EvalSpec
 from loop import traces
 from loop.blanking import BESIDE, files, overwrite, read, replace
 from loop.bootstrap import App
 from loop.datasets import Item
 from loop.evaluations import CONTROL
-from loop.production import Pointer, read_pointer
+from loop.production import Pointer, read_pointer, write_pointer
 from loop.reader import SEPARATOR
 from loop.sources import CSV_ENDINGS
 from loop.steps import LOCK, is_locked
@@ -81,14 +81,18 @@ def sweep(app: App, victims: Sequence[Victim], *, act: bool, customer: str = "")
 def _production(app: App, victims: Sequence[Victim], done: Sweep) -> None:
     folder = app.workspace.paths.production
     for task in sorted({victim.task for victim in victims}):
-        if _without_shots(read_pointer(folder, task), victims) is None:
+        pointer = read_pointer(folder, task)
+        damaged = pointer is None and (folder / f"{task}.json").exists()
+        if not damaged and _without_shots(pointer, victims) is None:
             continue
         done.count("production")
         if done.act:
             with app.workspace.log.fenced(None):  # nobody moves the pointer between our reading and writing
-                pointer = _without_shots(read_pointer(folder, task), victims)
-                if pointer is not None:
-                    write_json(folder / f"{task}.json", pointer)
+                pointer = read_pointer(folder, task)
+                if pointer is None:  # whatever it shows; the daemon writes it anew
+                    (folder / f"{task}.json").unlink(missing_ok=True)
+                elif (without := _without_shots(pointer, victims)) is not None:
+                    write_pointer(folder, without)
 
 
 def _without_shots(pointer: Pointer | None, victims: Sequence[Victim]) -> Pointer | None:

@@ -19,13 +19,12 @@ from cli_world import lived_in
 from web_world import AUTHORISED, TOKEN, Served, Upstream, running_upstream
 
 from adapters.openapi import GATEWAY
-from adapters.specs import write_json
 from loop import gauges, pulse
 from loop.bootstrap import open_app
 from loop.cli.main import main
 from loop.exposition import Family, Sample, page
 from loop.metering import Metrics
-from loop.production import Pointer
+from loop.production import Pointer, write_pointer
 from loop.traffic import Traffic
 from store.prompting import PromptSpec
 
@@ -54,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, upstream: str) -> Path:
         prompt=PromptSpec(name="p@1", digest="", system="Classify."),
         upstream=upstream,
     )
-    write_json(made / ".tuneloop" / "production" / "tickets.json", pointer)
+    write_pointer(made / ".tuneloop" / "production", pointer)
     return made
 
 

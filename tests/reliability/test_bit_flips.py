@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from adapter_world import make_adapter, put_card
 from conftest import Trials
+from starlette.testclient import TestClient
 from store_helpers import contents
 from test_training_kills import kill_at, start, torch, weights
 from train_world import training_folder
@@ -28,6 +29,7 @@ from adapters.specs import TrainResult, read_json
 from loop import snapshot
 from loop.bootstrap import open_app, utc_now
 from loop.cli.status import gather
+from loop.gateway import make_app
 from loop.production import Engine, read_pointer
 from loop.state import LoopState
 from loop.steps import last_checkpoint
@@ -183,16 +185,34 @@ def test_flips_in_small_files_stop_nobody(lived_in: Path, tmp_path: Path, measur
     with open_app(root) as app:
         paths, state = app.workspace.paths, app.state()
     pointer = paths.production / f"{world.TASK}.json"
-    good, read = read_pointer(paths.production, world.TASK), Counter[str]()
-    for _ in flips([pointer], 500, 11):
+    good, written, told = read_pointer(paths.production, world.TASK), pointer.read_bytes(), Counter[str]()
+    assert good is not None
+    for number, (_, place) in enumerate(flips([pointer], 500, 11)):
         found = read_pointer(paths.production, world.TASK)
-        read["damaged" if found is None else "same" if found == good else "other"] += 1
+        assert found in (None, good), f"{place} makes {found} of it"
+        told["refused" if found is None else "harmless"] += 1
+        if found is None and number % BY_COMMAND == 0:
+            assert any(str(pointer) in one["detail"] for one in doctor(root)), place
+            assert asked(root) == 503, place
+            told["looked at"] += 1
+    assert told["looked at"] > 2
+    pointer.write_bytes(flip(written, len(written) // 2, 0))
+    assert world.run(root) == 0  # the daemon writes it anew
+    assert read_pointer(paths.production, world.TASK) == good
     for _, place in flips([paths.run / "state.snapshot"], 500, 12):
         assert snapshot.load(paths.run) in (LoopState(), state), place
     measured(
         "500 bit flips in production's pointer, 500 in the copy of the state",
-        f"none stopped a reader; {read['damaged']} pointers were refused, {read['other']} read otherwise",
+        f"none stopped a reader, none was read otherwise; {told['refused']} pointers were refused (doctor names them, "
+        f"the gateway answers 503, the next tick writes them anew), {told['harmless']} say what was written",
     )
+
+
+def asked(root: Path) -> int:
+    """Status of the gateway's answer to a ticket."""
+    body = {"model": world.TASK, "messages": [{"role": "user", "content": "hello"}]}
+    with TestClient(make_app(root), base_url="http://127.0.0.1") as client:
+        return int(client.post("/v1/chat/completions", json=body).status_code)
 
 
 def test_a_flipped_adapter_is_not_loaded_and_the_old_one_answers_on(
