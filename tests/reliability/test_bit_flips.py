@@ -196,11 +196,16 @@ def test_flips_in_small_files_stop_nobody(lived_in: Path, tmp_path: Path, measur
             assert asked(root) == 503, place
             told["looked at"] += 1
     assert told["looked at"] > 2
-    pointer.write_bytes(flip(written, len(written) // 2, 0))
-    assert world.run(root) == 0  # the daemon writes it anew
-    assert read_pointer(paths.production, world.TASK) == good
     for _, place in flips([paths.run / "state.snapshot"], 500, 12):
         assert snapshot.load(paths.run) in (LoopState(), state), place
+    pointer.write_bytes(flip(written, len(written) // 2, 0))
+    assert world.run(root) == 0  # the daemon writes it anew
+    anew = read_pointer(paths.production, world.TASK)
+    assert anew is not None and (anew.answerer, anew.position, anew.prompt) == (
+        good.answerer,
+        good.position,
+        good.prompt,
+    )
     measured(
         "500 bit flips in production's pointer, 500 in the copy of the state",
         f"none stopped a reader, none was read otherwise; {told['refused']} pointers were refused (doctor names them, "
