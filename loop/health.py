@@ -208,6 +208,9 @@ def _log(app: App) -> Part:
     head = app.workspace.log.head().position
     seen = read_verified(app)
     told = counted(head, "event")
+    lost = app.workspace.log.lost()
+    if lost is not None:
+        return Part(name="log", state="down", detail=f"{lost}: `tuneloop doctor` says what to do")
     if seen is None:
         return Part(name="log", state="ok", detail=f"{told}, never verified here: `tuneloop verify`")
     if seen.problems:

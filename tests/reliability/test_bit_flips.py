@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from train_world import training_folder
 
 from adapters import checkpoints
 from adapters.specs import TrainResult, read_json
-from loop import snapshot
+from loop import health, snapshot
 from loop.bootstrap import open_app, utc_now
 from loop.cli.status import gather
 from loop.gateway import make_app
@@ -151,6 +152,67 @@ def test_flips_in_the_database(
         f"{told['named']} harmful, each named with its file, {told['positions']} with a log position; "
         f"{told['harmless']} harmless: all rows, events and reports as before",
     )
+
+
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from store.workspace import Workspace
+from store_writers import take_in
+with Workspace.open(Path(sys.argv[1])) as workspace:
+    for number in itertools.count():
+        print(take_in(workspace, "writer", number)[-1].position, flush=True)
+"""
+
+
+def test_flips_in_the_write_ahead_log_of_a_killed_writer(
+    lived_in: Path, tmp_path: Path, trials: Trials, measured: Callable[[str, str], None]
+) -> None:
+    count = trials(24, full=150, soak=3000)
+    root = world.copy(lived_in, tmp_path / "killed")
+    here = Path(__file__).parent
+    environment = world.environment(PYTHONPATH=f"{here}{os.pathsep}{here.parent}")
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(root)], stdout=subprocess.PIPE, env=environment)
+    assert writer.stdout is not None
+    acknowledged = [int(writer.stdout.readline()) for _ in range(30)]
+    writer.kill()
+    acknowledged += [int(line) for line in writer.stdout.read().split()]
+    writer.wait()
+    log = root / ".tuneloop" / "tuneloop.sqlite-wal"
+    assert log.stat().st_size > 100_000
+    whole = everything(world.copy(root, tmp_path / "whole"))
+    told: Counter[str] = Counter()
+    for number, (_, place) in enumerate(flips([log], count, 13)):
+        harmed = world.copy(root, tmp_path / "w")
+        path = harmed / ".tuneloop" / "tuneloop.sqlite"
+        with contextlib.suppress(TuneloopError), Workspace.open(harmed) as workspace:
+            told["lost"] += acknowledged[-1] - (head := workspace.log.head().position)
+        found = [one for one in looked_at(harmed) if one.file == str(path)]
+        if found:
+            assert any(one.position == head + 1 for one in found), (place, found)
+            told["named"] += 1
+            if number % 3 == 0:  # whoever writes next writes over the note
+                assert run("pause", harmed) == 0
+                assert any(str(acknowledged[-1]) in one["detail"] for one in doctor(harmed)), place
+                with open_app(harmed, env={}) as app:
+                    (part,) = [one for one in health.parts(app, app.now()) if one.name == "log"]
+                assert part.state == "down", part
+        else:
+            assert everything(harmed) == {**whole, "told": {**whole["told"], "workspace": str(harmed)}}, place
+            told["harmless"] += 1
+        shutil.rmtree(harmed)
+    assert told["named"]
+    measured(
+        f"{count} bit flips in the write-ahead log of a writer that was killed (-9)",
+        f"by {told['named']} SQLite lost {told['lost']:,} acknowledged events without a word: each time named with the "
+        f"first position, also after the next write; {told['harmless']} harmless",
+    )
+
+
+def run(verb: str, root: Path) -> int:
+    """Exit code of a command."""
+    command = [sys.executable, "-m", "loop.cli.main", "-w", str(root), verb]
+    return subprocess.run(command, env=world.environment(), capture_output=True, timeout=120).returncode
 
 
 def test_flips_in_artifacts(
