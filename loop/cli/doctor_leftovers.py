@@ -97,6 +97,21 @@ def files(app: App) -> Iterator[Check]:
         )
 
 
+def sweeps(app: App) -> Iterator[Check]:
+    """What a killed sweep has left: examples with their texts, and adapters that nobody will compare."""
+    from loop.sweep import leftovers
+
+    found = leftovers(app)
+    if found:
+        told = (
+            f"{counted(len(found), 'folder')} of a sweep that was killed, {found[0].relative_to(app.root)} among them"
+        )
+        advice = "`tuneloop doctor --fix` removes them, the next sweep as well."
+        yield Check("warn", "sweeps", f"{told}; customer text is in them", advice)
+    else:
+        yield Check("ok", "sweeps", "none has left anything")
+
+
 def stale_files(app: App) -> list[Path]:
     """Ports and addresses of processes that have gone, and temporary files that nobody will rename any more."""
     from loop.health import alive
@@ -214,6 +229,10 @@ def _remove_files(app: App) -> Iterator[str]:
     for path in stale_files(app):
         path.unlink(missing_ok=True)
         yield f"removed {path.relative_to(app.root)}, which nobody used"
+    from loop.sweep import leftovers, remove_leftovers
+
+    for folder in remove_leftovers(app) if leftovers(app) else ():
+        yield f"removed {folder.relative_to(app.root)}, which a killed sweep had left"
     for folder in unfinished_checkpoints(app):
         shutil.rmtree(folder, ignore_errors=True)
         yield f"removed {folder.relative_to(app.root)}, which was not finished"
@@ -233,4 +252,4 @@ def _rebuild(app: App) -> Iterator[str]:
         yield f"built the read tables anew from {folded} events"
 
 
-CHECKS = (processes, files, erasure)
+CHECKS = (processes, files, sweeps, erasure)
