@@ -102,7 +102,7 @@ def make_app(root: Path, rules: Rules | None = None) -> ASGIApp:
     async def answer(request: Request) -> Response:
         task, text = ticket_of(await read_json(request))
         pointer = read_pointer(home / "production", task) if _is_name(task) else None
-        if pointer is None and _is_name(task) and (home / "production" / f"{task}.json").exists():
+        if pointer is None and _is_name(task) and os.path.exists(home / "production" / f"{task}.json"):  # noqa: PTH110
             # what the disk made of it is no answerer that anybody has chosen
             raise Refusal(503, f"the pointer of {shown(task)} is damaged", "unavailable_error", retry_after=5)
         if pointer is None:
