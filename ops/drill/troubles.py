@@ -238,7 +238,7 @@ def restore(world: World) -> None:
 
 def too_little_memory(attempts: int) -> Callable[[World], None]:
     def provoke(world: World) -> None:
-        world.settings(resources={"memory_limit_mb": 300}, training={"max_attempts": attempts})
+        world.settings(resources={"memory_limit_mb": 500}, training={"max_attempts": attempts})
         world.restart()
         time.sleep(3)
         world.shell("tuneloop train --reason 'a drill'")
@@ -431,7 +431,7 @@ ENTRIES = (
           "the lines, mended, in the inbox", mend_the_lines, "quarantine"),
     Entry("TuneloopQueueLong", "200 records and nobody who labels", many_records, r"queue +\d{2,} open",
           "tuneloop review", label_them),
-    Entry("TuneloopStepsFail", "a memory limit of 300 MB", too_little_memory(50), r"TrainingFailed",
+    Entry("TuneloopStepsFail", "a memory limit of 500 MB", too_little_memory(50), r"TrainingFailed",
           "a larger limit, and a restart", give_it_memory, "training_failed"),
     Entry("TuneloopRunParked", "the same, tried once only", too_little_memory(1), r"parked",
           "the same, and tuneloop train", train_again, "parked"),
