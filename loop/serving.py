@@ -43,6 +43,12 @@ def add_services(app: App, services: Services, modules: Mapping[str, str] = MODU
     """Register engine, gateway, the mirror to Weights & Biases and the notifier; `services.tend` starts them."""
 
     def engine(port_file: Path) -> list[str]:
+        from adapters import base_model
+
+        chosen = app.settings.model.base
+        if not base_model.is_here(chosen):  # it may take long, and the loop goes on meanwhile
+            log.info("bringing the base model in; the engine starts once it is here")
+            return ["-m", "adapters.base_model", *([chosen] if chosen else [])]
         base = base_ref(app)
         busy = app.workspace.paths.home / "serving.busy"
         arguments = ["-m", modules["engine"], "--base", base.path, "--quantisation", base.quantisation]
