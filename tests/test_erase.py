@@ -280,6 +280,16 @@ def test_a_note_that_cannot_be_read_is_told(root: Path, tuneloop: Any) -> None:
     assert traces_of(root, LETTER)
 
 
+def test_a_pointer_that_the_disk_has_changed_keeps_no_text(root: Path, tuneloop: Any) -> None:
+    path = root / ".tuneloop" / "production" / "tickets.json"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"few-shot@1", b"few-shot@0"))
+    assert read_pointer(path.parent, "tickets") is None
+    assert tuneloop("erase", "--customer", JANE, "--yes", "-w", root).code == 0
+    assert not path.exists()  # the daemon writes it anew
+    assert [path for text in UNIQUE for path in traces_of(root, text)] == []
+
+
 def test_an_erasure_that_was_interrupted_is_told_and_mended(root: Path, tuneloop: Any) -> None:
     before = salts(root)
     killed(root, "erase.noted")
