@@ -238,14 +238,21 @@ def restore(world: World) -> None:
 
 def too_little_memory(attempts: int) -> Callable[[World], None]:
     def provoke(world: World) -> None:
+        before = len(failures(world))
         world.settings(resources={"memory_limit_mb": 500}, training={"max_attempts": attempts})
         world.restart()
         time.sleep(3)
         world.shell("tuneloop train --reason 'a drill'")
-        world.until(lambda: world.history("TrainingFailed"), "a training fails", 120)
-        world.names["RUN"] = world.history("TrainingFailed")[-1]["stream"].removeprefix("run/")
+        world.until(lambda: len(failures(world)) > before, "a step fails", 240)
+        world.names["RUN"] = failures(world)[-1]
 
     return provoke
+
+
+def failures(world: World) -> list[str]:
+    """The runs whose training or evaluation failed, once for each time."""
+    failed = world.history("TrainingFailed") + world.history("EvaluationFailed")
+    return [one["stream"].removeprefix("run/") for one in sorted(failed, key=lambda one: one["position"])]
 
 
 def succeeded(world: World) -> set[str]:
