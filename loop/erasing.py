@@ -28,7 +28,7 @@ from loop.steps import LOCK as STEP_LOCK
 from loop.steps import is_locked
 from loop.surveying import Report as Report
 from loop.surveying import Survey, take_over, victim_of
-from loop.sweeping import NOTE, Sweep
+from loop.sweeping import Sweep
 from loop.traces import Victim
 from store import queries
 from store.disk import sync
@@ -37,6 +37,7 @@ from store.events import RecordErased
 from store.kill_points import reached
 from store.log import Draft, Recorded, step_id
 from store.pages import compact, free_pages_are_empty
+from store.workspace import ERASING
 
 LOCK = "erase.lock"
 ROUNDS = 6  # of sweeping: the last one has to find nothing
@@ -134,7 +135,7 @@ def pending(app: App) -> Pending | None:
 
 def _resume(app: App, epoch: int | None, say: Say) -> Report | None:
     path = _note(app)
-    path.with_name(f"{NOTE}.tmp").unlink(missing_ok=True)  # it was killed before anything was erased
+    path.with_name(f"{ERASING}.tmp").unlink(missing_ok=True)  # it was killed before anything was erased
     try:
         note = msgspec.json.decode(path.read_bytes(), type=Note)
     except FileNotFoundError:
@@ -336,7 +337,7 @@ def _children(folder: Path) -> list[int]:
 
 
 def _note(app: App) -> Path:
-    return app.workspace.paths.home / NOTE
+    return app.workspace.paths.home / ERASING
 
 
 def _keep(app: App, note: Note) -> None:

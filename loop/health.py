@@ -22,6 +22,7 @@ from loop.lease import holder
 from loop.services import Endpoints, read_endpoints
 from store.errors import SettingsError, StepError
 from store.wording import counted
+from store.workspace import ERASING
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -224,9 +225,7 @@ def _log(app: App) -> Part:
 
 def _erasing(app: App, running: bool) -> list[Part]:
     """What was promised to be forgotten and is not; nothing where nothing is."""
-    from loop.sweeping import NOTE
-
-    if not (app.workspace.paths.home / NOTE).exists():
+    if not (app.workspace.paths.home / ERASING).exists():
         return []
     from loop.erasing import pending
 
@@ -234,7 +233,7 @@ def _erasing(app: App, running: bool) -> list[Part]:
     if found is None:  # done meanwhile
         return []
     if found.problem:
-        detail = f".tuneloop/{NOTE} cannot be read: `tuneloop doctor` says what to do"
+        detail = f".tuneloop/{ERASING} cannot be read: `tuneloop doctor` says what to do"
         return [Part(name="erasing", state="down", detail=detail, since=found.since)]
     told = counted(found.records, "record")
     if found.at_work:

@@ -12,10 +12,9 @@ from adapters.tracking_mirror import Cursor
 from loop import erasing, settings, surveying
 from loop.bootstrap import App
 from loop.production import read_pointer, write_pointer
-from loop.sweeping import NOTE
 from store import queries
 from store.restore import Hooks
-from store.workspace import Paths, Workspace
+from store.workspace import ERASING, Paths, Workspace
 
 _REASON = "as it was before the restore"
 
@@ -36,7 +35,7 @@ def hooks(actor: str) -> Hooks:
 def about_to_be_erased(home: Path) -> list[str]:
     """Records of an erasure that was interrupted in the old workspace; `home` is its .tuneloop."""
     try:
-        note = msgspec.json.decode((home / NOTE).read_bytes(), type=erasing.Note)
+        note = msgspec.json.decode((home / ERASING).read_bytes(), type=erasing.Note)
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return []
     return sorted({*note.report.records, *(victim.record_id for victim in note.victims)})

@@ -30,9 +30,9 @@ from prompts.templates import shot_content
 from store.events import DatasetFrozen
 from store.kill_points import reached
 from store.prompting import Message, PromptSpec
+from store.workspace import ERASING
 
 ERASED = b"[erased]"
-NOTE = "erasing.json"  # of what is being erased, see `loop.erasing`
 _UNFINISHED = (".tmp", ".part")  # a writer was killed beside the file's place, or is at it
 _SESSIONS = ("run-", "offline-run-")  # begin the names of W&B's folders of runs
 SPOOLED = {"train.jsonl", "valid.jsonl", "exam.jsonl"}
@@ -361,7 +361,7 @@ def _rest(app: App, victims: Sequence[Victim], done: Sweep) -> None:
 def _looked_after(app: App, path: Path) -> bool:
     """Files that have a place of their own in erasing: they are read line by line, so that others keep theirs."""
     paths = app.workspace.paths
-    if path.name.startswith((paths.database.name, NOTE)) and path.parent == paths.home:
+    if path.name.startswith((paths.database.name, ERASING)) and path.parent == paths.home:
         return True
     if any(path.is_relative_to(folder) for folder in (paths.artifacts, paths.claimed, paths.done, paths.quarantine)):
         return True

@@ -42,13 +42,14 @@ from loop.cli import main as cli
 from loop.commands import FreezeDataset
 from loop.production import read_pointer
 from loop.steps import LOCK, Steps
-from loop.sweeping import NOTE, members
+from loop.sweeping import members
 from store import events as ev
 from store.database import DRIVER
 from store.errors import StoreError
 from store.kill_points import POINTS
 from store.pages import free_pages_are_empty
 from store.verify import sound, verify
+from store.workspace import ERASING
 
 ROOT = Path(__file__).parents[1]
 UNIQUE = [LETTERS["j1"], LETTERS["j4"], "where is my refund?", "a line of hers that was refused", JANE]
@@ -103,7 +104,7 @@ def is_forgotten(root: Path, before: dict[str, bytes]) -> None:
         assert workspace.texts.many([*map(ours, LETTERS), *map(ours, OTHERS)]) == {
             ours(k): v for k, v in OTHERS.items()
         }
-        assert not (workspace.paths.home / NOTE).exists()
+        assert not (workspace.paths.home / ERASING).exists()
         findings = verify(workspace)
         assert sound(findings), [one for one in findings if one.level != "ok"]
         runs = workspace.paths.runs
@@ -274,9 +275,9 @@ def test_the_note_of_another_erasure_is_finished_first(root: Path, tuneloop: Any
 
 
 def test_a_note_that_cannot_be_read_is_told(root: Path, tuneloop: Any) -> None:
-    (root / ".tuneloop" / NOTE).write_text("{")
+    (root / ".tuneloop" / ERASING).write_text("{")
     refused = tuneloop("erase", "--record", "j1", "--yes", "-w", root)
-    assert refused.code == 5 and NOTE in refused.err
+    assert refused.code == 5 and ERASING in refused.err
     assert traces_of(root, LETTER)
 
 
@@ -310,9 +311,9 @@ def test_an_erasure_that_was_interrupted_is_told_and_mended(root: Path, tuneloop
     assert "finished an erasure of 4 records that was interrupted" in done.json["fixed"]
     is_forgotten(root, before)
     assert told()[0] == {}
-    (root / ".tuneloop" / NOTE).write_text("{")
+    (root / ".tuneloop" / ERASING).write_text("{")
     part, check = told()
-    assert part["state"] == "down" and check["level"] == "fail" and NOTE in check["detail"]
+    assert part["state"] == "down" and check["level"] == "fail" and ERASING in check["detail"]
 
 
 # ---------------------------------------------------------------- at the same time
@@ -397,7 +398,7 @@ def test_a_label_that_is_given_meanwhile_is_taken_off_the_count(root: Path, monk
 def test_two_erasures_do_not_meet(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erasing, "LOCK_SECONDS", 0.2)
     with opened(root) as app, erasing._alone(app, 1.0), opened(root) as other:
-        (root / ".tuneloop" / NOTE).write_text("{}")  # there is something to finish, and somebody is at it
+        (root / ".tuneloop" / ERASING).write_text("{}")  # there is something to finish, and somebody is at it
         assert erasing.resume(other, wait=False) is None
         with pytest.raises(StoreError, match="another erasure"):
             erasing.resume(other)

@@ -161,9 +161,9 @@ def unfinished_checkpoints(app: App) -> list[Path]:
 def erasure(app: App) -> Iterator[Check]:
     """What was to be forgotten and is still there."""
     from loop.erasing import pending
-    from loop.sweeping import NOTE
+    from store.workspace import ERASING
 
-    found, path = pending(app), app.workspace.paths.home / NOTE
+    found, path = pending(app), app.workspace.paths.home / ERASING
     if found is None:
         yield Check("ok", "erasing", "none was interrupted")
     elif found.problem:
