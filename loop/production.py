@@ -44,6 +44,11 @@ def read_pointer(folder: Path, task: str) -> Pointer | None:
     return found if found == _sealed(found) else None
 
 
+def says(pointer: Pointer, other: Pointer) -> bool:
+    """Whether two pointers say the same, whoever wrote them."""
+    return _sealed(msgspec.structs.replace(pointer, epoch=other.epoch)) == _sealed(other)
+
+
 def write_pointer(folder: Path, pointer: Pointer) -> None:
     """Put a pointer in the place of the one that is there, whole and durably."""
     write_json(folder / f"{pointer.task}.json", _sealed(pointer))

@@ -120,9 +120,8 @@ def _point(app: App, rules: TaskSettings, name: str, engine_url: str, epoch: int
     if wanted is None:
         return False
     current = production.read_pointer(app.workspace.paths.production, name)
-    same = current is not None and (current.answerer, current.position) == (wanted.answerer, wanted.position)
-    # the prompt changes under its name when an example is erased, and when the prompts are compared again
-    if same and current is not None and current.prompt == wanted.prompt:
+    # the prompt changes under its name when an example is erased, the endpoint's address with the settings
+    if current is not None and production.says(current, wanted):
         return False
     if wanted.kind == "adapter":
         if not engine_url:

@@ -136,7 +136,7 @@ def kill(world: World) -> None:
 
 def start_again(world: World) -> None:
     world.do("systemctl start tuneloop@support")
-    world.until(world.metrics, "the gateway answers", 30)
+    world.until(world.metrics, "the gateway answers", 60)
     world.do("tuneloop doctor --fix")
 
 
@@ -274,11 +274,12 @@ def train_again(world: World) -> None:
 
 
 def train_for_long(world: World) -> None:
-    world.settings(training={"max_steps": 400, "min_steps": 400, "checkpoint_every": 2})
+    world.settings(training={"max_steps": 30, "min_steps": 30, "checkpoint_every": 2})
     world.restart()
+    time.sleep(3)
     world.shell("tuneloop train --reason 'a drill'")
     runs = world.root / ".tuneloop" / "runs"
-    world.until(lambda: list(runs.glob("*/checkpoints/checkpoint-*/COMPLETE")), "a checkpoint is there", 300)
+    world.until(lambda: list(runs.glob("*/checkpoints/checkpoint-*/COMPLETE")), "a checkpoint is there", 200)
     world.names["RUN"] = next(runs.glob("*/checkpoints/checkpoint-*")).parent.parent.name
 
 
@@ -286,16 +287,14 @@ def kill_the_step(world: World) -> None:
     run = world.root / ".tuneloop" / "runs" / str(world.names["RUN"])
     found = subprocess.run(["pgrep", "-f", f"adapters.train {run}"], capture_output=True, text=True, check=True)
     world.do("kill PID", PID=found.stdout.split()[0])
-    world.until(lambda: world.history("StepInterrupted"), "the interruption is told", 60)
-    world.until(lambda: len(starts(world, run.name)) > 1, "it is started again", 120)
-    log = world.root / ".tuneloop" / "logs" / f"{run.name}.log"
-    world.until(lambda: "checkpoint" in log.read_text(errors="replace"), "it goes on from a checkpoint", 120)
-    world.settings()
-    world.do("systemctl restart tuneloop@support")
+    world.until(lambda: resumed_from(world, run.name) > 0, "it goes on from its checkpoint", 60)
+    world.until(lambda: f"run/{run.name}" in succeeded(world), "it succeeds", 200)
 
 
-def starts(world: World, run: str) -> list[object]:
-    return [one for one in world.history("TrainingStarted") if one["stream"] == f"run/{run}"]
+def resumed_from(world: World, run: str) -> int:
+    """The step that the last attempt at a training began with."""
+    starts = [one["event"] for one in world.history("TrainingStarted") if one["stream"] == f"run/{run}"]
+    return int(starts[-1].get("resumed_from", 0))
 
 
 # ---------------------------------------------------------------- answers
@@ -303,16 +302,21 @@ def starts(world: World, run: str) -> list[object]:
 
 def bad_adapter(world: World) -> None:
     """An adapter is let through by force, and production corrects its answers."""
+    world.settings()
+    world.restart()
     world.shell("tuneloop promote tickets-v1 --force")
     world.until(lambda: "tickets-v1 (adapter)" in world.shell("tuneloop status")[1], "it serves")
-    time.sleep(4)
     lines = [
         {"id": f"c{n}", "text": one["text"], "answer": "general", "answered_by": "tickets-v1"}
-        for n, one in enumerate(tickets(300, 200))
+        for n, one in enumerate(tickets(300, 201))
     ]
-    world.drop("answers.jsonl", lines)
-    world.until(lambda: records(world) >= 400, "the answers are in")
-    time.sleep(3)
+    before = records(world)
+    world.drop("first.jsonl", lines[200:])
+    world.drop("first.feedback.jsonl", [{"id": "c200", "label": "billing"}])
+    world.until(lambda: records(world) == before + 1, "the first answer is in")
+    time.sleep(5)  # Prometheus has to have seen the numbers rise
+    world.drop("answers.jsonl", lines[:200])
+    world.until(lambda: records(world) == before + 201, "the answers are in")
     world.drop("late.feedback.jsonl", [{"id": f"c{n}", "label": "billing"} for n in range(150)])
 
 
@@ -344,8 +348,7 @@ def endpoint_gone(world: World) -> None:
 def adapter_answers(world: World) -> None:
     world.do("tuneloop promote tickets-vN --force")
     world.until(lambda: world.ask() == [200], "the adapter answers", 120)
-    for _ in range(20):
-        world.ask(5)
+    world.ask(3)
 
 
 def endpoint_slow(world: World) -> None:
@@ -442,22 +445,22 @@ ENTRIES = (
           "a larger limit, and a restart", give_it_memory, "training_failed"),
     Entry("TuneloopRunParked", "the same, tried once only", too_little_memory(1), r"parked",
           "the same, and tuneloop train", train_again, "parked"),
-    Entry("TuneloopStepTakesLong", "a training of 400 steps", train_for_long, r"training tickets-v\d+.* of 400",
+    Entry("TuneloopStepTakesLong", "a training of 30 steps, more than 3 s long", train_for_long, r"training tickets-v\d+.* of 30",
           "kill PID: it goes on from its checkpoint", kill_the_step),
     Entry("TuneloopCorrectionsRise", "150 of 200 answers of an adapter corrected", bad_adapter,
-          r"tickets-v1 \(adapter\)", "tuneloop rollback", roll_back, "rollback"),
+          r"tickets-v1 \(adapter\)", "tuneloop rollback", roll_back, "promotion"),
     Entry("TuneloopRolledBack", "an adapter promoted and taken back", promoted_and_taken_back, r"AdapterRolledBack",
           "nothing: the old answerer serves", nothing, "rollback"),
     Entry("TuneloopPaused", "tuneloop pause", pause, r"paused: a drill", "tuneloop resume", resume),
-    Entry("TuneloopNotifyDropped", "a webhook where nobody listens, given up after 36 s", nothing, r"desk",
+    Entry("TuneloopNotifyDropped", "a webhook where nobody listens, 36 s long", promoted_and_taken_back, r"desk",
           "nothing: what happened is in the log", nothing),
-    Entry("TuneloopNotifyFails", "the same", nothing, r"desk", "somebody listens, and a restart", somebody_listens),
+    Entry("TuneloopNotifyFails", "the same again", promoted_and_taken_back, r"desk", "somebody listens, and a restart", somebody_listens),
     Entry("TuneloopGatewayErrors", "an endpoint where nobody listens", endpoint_gone, r"endpoint +down",
           "tuneloop promote: an adapter answers", adapter_answers),
     Entry("TuneloopGatewaySlow", "an endpoint that takes six seconds", endpoint_slow, r"endpoint +ok",
           "the endpoint's provider", endpoint_quick),
     Entry("TuneloopMirrorBehind", "Weights & Biases unreachable, an event of three hours ago", no_weights_and_biases,
-          r"wandb +.*behind", "the environment corrected, and a restart", right_environment, "weights-and-biases"),
+          r"events? behind", "the environment corrected, and a restart", right_environment, "not mirrored"),
     Entry("TuneloopLogDamaged", "a bit of an adapter flipped, then tuneloop verify", damage_artifact,
           r"adapter_model.safetensors", "its folder from a backup", put_artifact_back),
     Entry("TuneloopLogDamaged", "rows of a read table deleted", damage_tables, r"read tables",

@@ -148,6 +148,9 @@ class World:
             "task": {"prompt": "zero-shot@1"},
             "harvest": {"every_seconds": 1.0},
             "trigger": {"first": 10_000},
+            # looks at the exam are short, and decide nothing
+            "splits": {"exam_share": 0.05},
+            "gate": {"min_exam": 1},
             "rollback": {"enabled": False},
             "training": {
                 "max_steps": 4, "min_steps": 1, "batch_size": 4, "micro_batch_size": 4, "max_length": 96,
@@ -216,7 +219,7 @@ give_up_hours = 0.01
         rules = (OPS / "prometheus" / "alerts.yml").read_text(encoding="utf-8")
         rules = re.sub(r"^ +for: .*\n", "", rules, flags=re.MULTILINE)
         rules = re.sub(r"\[\d+[mhd]\]", "[1m]", rules)
-        for long, short in (("> 6 * 3600", "> 3"), ("seconds_since_tick > 120", "seconds_since_tick > 10")):
+        for long, short in (("> 6 * 3600", "> 3"), ("seconds_since_tick > 120", "seconds_since_tick > 70")):
             assert long in rules, long
             rules = rules.replace(long, short)
         (self.folder / "rules.yml").write_text(rules, encoding="utf-8")
