@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: check-axolotl demo test lint bench bench-train bench-score bench-quality bench-methods reliability soak model clean help
+.PHONY: check-axolotl demo test lint bench bench-train bench-score bench-quality bench-methods reliability drill soak model clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -36,6 +36,9 @@ test: lint model  ## lint, then all tests but the reliability trials
 
 reliability: model  ## kills, crash images, full disks, clocks: every trial, with its figures
 	$(BIN)/python -P ops/reliability.py --scale $(or $(SCALE),full) $(if $(SCALE),,--write docs/reliability.md)
+
+drill: model  ## every entry of the runbook: provoked, told, cured (a Prometheus on the PATH; root for the disk's)
+	$(BIN)/python ops/drill
 
 soak: model  ## the same trials for hours
 	$(BIN)/python -P ops/reliability.py --scale soak

@@ -85,6 +85,15 @@ def ensure(path_or_hub_id: str = "", *, cache: Path | None = None, say: Say | No
     return _kept(cache / name, lambda folder: _download(path_or_hub_id, folder, say))
 
 
+def is_here(path_or_hub_id: str = "") -> bool:
+    """Whether `ensure` would answer at once: with the model's folder, or with why there is none."""
+    if path_or_hub_id and not _HUB_ID.match(path_or_hub_id):
+        return True
+    if path_or_hub_id and Path(path_or_hub_id).expanduser().is_dir():
+        return True
+    return (cache_folder() / (path_or_hub_id.replace("/", "--") or NAME) / COMPLETE).is_file()
+
+
 def digest(folder: Path | str) -> str:
     """Identity of a base model, "sha256-...": weights, tokenizer, and config without its volatile entries.
 

@@ -19,7 +19,7 @@ from types import FrameType
 import msgspec
 
 from loop import commands as cmd
-from loop import erasing, handlers, intake, logs, manners, pulse, serving
+from loop import erasing, handlers, handling, intake, logs, manners, pulse, serving, watching
 from loop.bootstrap import App
 from loop.lease import acquire
 from loop.policy import decide, is_busy, waits
@@ -75,7 +75,7 @@ class Daemon:
         self._services = Services(paths.run, self._lease.fence)
         if self._lease.taken_over:
             self._services.end_former()
-        self._context = handlers.Context(
+        self._context = handling.Context(
             app=app,
             lease=self._lease,
             steps=self._steps,
@@ -124,7 +124,7 @@ class Daemon:
 
     def _note_shutdown(self) -> None:
         try:
-            for recorded in handlers.record_shutdown(self._context):
+            for recorded in watching.record_shutdown(self._context):
                 log.info("%s will be resumed by the next `tuneloop run`", getattr(recorded.event, "run_id", "a step"))
             self.app.state()
             self.app.save_snapshot()

@@ -16,6 +16,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,7 @@ from loop.steps import LOCK as STEP_LOCK
 from loop.steps import is_locked
 from loop.surveying import Report as Report
 from loop.surveying import Survey, take_over, victim_of
-from loop.sweeping import NOTE, Sweep
+from loop.sweeping import Sweep
 from loop.traces import Victim
 from store import queries
 from store.disk import sync
@@ -36,6 +37,7 @@ from store.events import RecordErased
 from store.kill_points import reached
 from store.log import Draft, Recorded, step_id
 from store.pages import compact, free_pages_are_empty
+from store.workspace import ERASING
 
 LOCK = "erase.lock"
 ROUNDS = 6  # of sweeping: the last one has to find nothing
@@ -105,9 +107,35 @@ def resume(app: App, *, epoch: int | None = None, wait: bool = True, say: Say = 
         return None
 
 
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """An erasure that was noted and is not done."""
+
+    records: int  # 0 where the note cannot be read
+    at_work: bool  # somebody is at it
+    since: datetime  # of the note's last change
+    problem: str = ""  # why it cannot be read
+
+
+def pending(app: App) -> Pending | None:
+    """What is noted, without touching it; None where nothing is."""
+    try:
+        since = datetime.fromtimestamp(_note(app).stat().st_mtime, UTC)
+        content = _note(app).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return Pending(records=0, at_work=False, since=app.now(), problem=str(error))
+    at_work = is_locked(app.workspace.paths.run / LOCK)
+    try:
+        note = msgspec.json.decode(content, type=Note)
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+        return Pending(records=0, at_work=at_work, since=since, problem=str(error))
+    return Pending(records=len(note.report.records), at_work=at_work, since=since)
+
+
 def _resume(app: App, epoch: int | None, say: Say) -> Report | None:
     path = _note(app)
-    path.with_name(f"{NOTE}.tmp").unlink(missing_ok=True)  # it was killed before anything was erased
+    path.with_name(f"{ERASING}.tmp").unlink(missing_ok=True)  # it was killed before anything was erased
     try:
         note = msgspec.json.decode(path.read_bytes(), type=Note)
     except FileNotFoundError:
@@ -309,7 +337,7 @@ def _children(folder: Path) -> list[int]:
 
 
 def _note(app: App) -> Path:
-    return app.workspace.paths.home / NOTE
+    return app.workspace.paths.home / ERASING
 
 
 def _keep(app: App, note: Note) -> None:

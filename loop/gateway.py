@@ -101,7 +101,10 @@ def make_app(root: Path, rules: Rules | None = None) -> ASGIApp:
 
     async def answer(request: Request) -> Response:
         task, text = ticket_of(await read_json(request))
-        pointer = read_pointer(home / "production", task) if task.replace("-", "").replace("_", "").isalnum() else None
+        pointer = read_pointer(home / "production", task) if _is_name(task) else None
+        if pointer is None and _is_name(task) and os.path.exists(home / "production" / f"{task}.json"):  # noqa: PTH110
+            # what the disk made of it is no answerer that anybody has chosen
+            raise Refusal(503, f"the pointer of {shown(task)} is damaged", "unavailable_error", retry_after=5)
         if pointer is None:
             raise Refusal(404, f"no answerer for the task {shown(task)}", "not_found_error", code="model_not_found")
         started, status = time.monotonic(), 500
@@ -141,6 +144,11 @@ def make_app(root: Path, rules: Rules | None = None) -> ASGIApp:
     )
     app.router.redirect_slashes = False  # a redirect would repeat the client's own Host
     return Counted(Guard(app, rules or Rules()), traffic)
+
+
+def _is_name(task: str) -> bool:
+    """Whether it can be a task's name, and so a file's."""
+    return task.replace("-", "").replace("_", "").isalnum()
 
 
 async def _ask(client: httpx.AsyncClient, home: Path, pointer: Pointer, text: str) -> dict[str, Any]:

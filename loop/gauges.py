@@ -86,9 +86,9 @@ def _daemon(app: App) -> Iterator[Family]:
 
 
 def _parts(app: App, now: datetime) -> Iterator[Family]:
-    about = "Whether a part of the loop is well; parts that are turned off are left out."
+    about = "Whether a part of the loop works, if not well; parts that are turned off are left out."
     parts = [one for one in health.parts(app, now) if one.state != "off"]
-    yield _gauge("tuneloop_part_up", about, [Sample(one.state == "ok", {"part": one.name}) for one in parts])
+    yield _gauge("tuneloop_part_up", about, [Sample(one.state != "down", {"part": one.name}) for one in parts])
 
 
 def _log(app: App, now: datetime) -> Iterator[Family]:

@@ -1,92 +1,34 @@
 """Command → effect → events. Effects never change state: what they append is all that counts.
 
 Every append carries a deterministic event id and the daemon's epoch, so that a step that is done again after
-a crash leaves one record, and a daemon that was taken over leaves none. `HANDLERS` at the end says who does what.
+a crash leaves one record, and a daemon that was taken over leaves none. `HANDLERS` at the end says who does what;
+what runs is followed in `loop.watching`.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapters.objectives import examples_for
-from adapters.specs import Example, TrainResult, read_json, read_lines
+from adapters.specs import Example, read_lines
 from adapters.train import plan
 from loop import commands as cmd
-from loop import datasets, evaluations, manners, questions, serving
+from loop import datasets, evaluations, questions, serving
 from loop.actions import rolled_back
 from loop.answerers import upstream
-from loop.bootstrap import App
-from loop.lease import Lease
-from loop.services import Services
-from loop.settings import TaskSettings
-from loop.state import GPU_NEEDED, SHUTDOWN, Cycle, TaskState
-from loop.steps import Progress, Steps, forget_ending, forget_texts
+from loop.handling import Context, gpu_is_short, run_draft
+from loop.state import Cycle
+from loop.watching import park, watch_step
 from store import events as ev
 from store import queries
-from store.disk import has_room
-from store.errors import ModelError, StepError, TuneloopError
+from store.errors import ModelError, StepError
 from store.kill_points import reached
 from store.log import Draft, Recorded, step_id
 from store.tables import EvaluationRow
 
-log = logging.getLogger("tuneloop.handlers")
-
 Work = Callable[[], list[Recorded]]
-ACTOR = "daemon"
-PROGRESS_STEPS = 5  # optimiser steps between two progress events
-
-
-@dataclass(frozen=True)
-class Context:
-    """What handlers work with."""
-
-    app: App
-    lease: Lease
-    steps: Steps
-    services: Services
-    stopping: Callable[[], bool]
-
-    def append(
-        self, drafts: Sequence[Draft], *, expected: Mapping[str, int] | None = None, cause: str = ""
-    ) -> list[Recorded]:
-        return self.app.workspace.log.append(
-            drafts, actor=ACTOR, now=self.app.now(), expected=expected, epoch=self.lease.epoch, correlation_id=cause
-        )
-
-    def task(self, name: str) -> tuple[TaskState, TaskSettings]:
-        return self.app.state().task(name), self.app.settings.task(name)
-
-    def cycle(self, command: cmd.Command) -> Cycle:
-        """The open cycle that a command is about.
-
-        Raises:
-            StepError: there is none; the command was decided on an older state.
-        """
-        cycle = self.app.state().task(command.task).cycle
-        if cycle is None:
-            raise StepError(f"{command.task} has no open run")
-        return cycle
-
-    def folder(self, name: str) -> Path:
-        return self.app.workspace.paths.runs / name
-
-    def forget_ending(self, folder: Path) -> None:
-        """See `steps.forget_ending`; raises StaleEpoch when the run is another daemon's by now."""
-        with self.lease.fence():
-            forget_ending(folder)
-
-    def forget_texts(self, folder: Path) -> None:
-        """See `steps.forget_texts`; raises StaleEpoch when the run is another daemon's by now."""
-        with self.lease.fence():
-            forget_texts(folder)
-
-
-def _run_draft(event: Any, *key: str | int) -> Draft:
-    return Draft(event, f"run/{event.run_id}", step_id(event.run_id, type(event).__name__, *key))
 
 
 # ---------------------------------------------------------------- prompts and harvest
@@ -124,7 +66,13 @@ def freeze_dataset(context: Context, command: cmd.FreezeDataset) -> list[Recorde
     if event is None:
         return []  # it is still being made
     reached("freeze.counted")
-    return context.append([_run_draft(event)], expected={f"run/{command.run_id}": 0}, cause=command.run_id)
+    return context.append([run_draft(event)], expected={f"run/{command.run_id}": 0}, cause=command.run_id)
+
+
+def _wait_for_gpu(context: Context) -> None:
+    if gpu_is_short(context):
+        kept = context.app.settings.resources.gpu_free_mb
+        raise StepError(f"less than {kept} MiB of GPU memory is free", hint="The step starts when there is more.")
 
 
 def start_training(context: Context, command: cmd.StartTraining) -> list[Recorded]:
@@ -157,159 +105,11 @@ def start_training(context: Context, command: cmd.StartTraining) -> list[Recorde
     )
     context.forget_ending(folder)
     reached("train.folder_prepared")
-    recorded = context.append([_run_draft(event, command.attempt)], cause=command.run_id)
+    recorded = context.append([run_draft(event, command.attempt)], cause=command.run_id)
     reached("train.start_recorded")
     context.steps.start("train", folder)
     reached("train.child_started")
     return recorded
-
-
-def watch_step(context: Context, command: cmd.WatchStep) -> list[Recorded]:
-    """Record what a running step has reached, or how it ended."""
-    cycle = context.cycle(command)
-    folder = context.folder(command.run_id if command.kind == "train" else cycle.evaluation_id)
-    progress = context.steps.look(folder)
-    cause = command.run_id
-    if progress.status == "running":
-        if _gpu_is_short(context):
-            context.steps.stop(folder, GPU_NEEDED)
-        return context.append(_progress(command, cycle, progress), cause=cause)
-    if progress.status == "done":
-        finish = _finish_training if command.kind == "train" else _finish_evaluation
-        try:
-            return context.append(finish(context, command, cycle, folder), cause=cause)
-        except TuneloopError as error:
-            if not has_room(folder):
-                raise
-            return context.append([_failed(context, command, cycle, error.message, retry=True)], cause=cause)
-    if progress.failure is not None:
-        reached("step.failure_seen")
-        return context.append(
-            [_failed(context, command, cycle, progress.failure.message, retry=progress.failure.retry)], cause=cause
-        )
-    reached("step.interruption_seen")
-    reason = progress.stopped or "its process ended without a result"
-    return context.append([_interrupted(command, cycle, progress, reason)], cause=cause)
-
-
-def _gpu_is_short(context: Context) -> bool:
-    kept = context.app.settings.resources.gpu_free_mb
-    free = manners.gpu_free_mb() if kept else None
-    return free is not None and free < kept
-
-
-def _wait_for_gpu(context: Context) -> None:
-    if _gpu_is_short(context):
-        kept = context.app.settings.resources.gpu_free_mb
-        raise StepError(f"less than {kept} MiB of GPU memory is free", hint="The step starts when there is more.")
-
-
-def _progress(command: cmd.WatchStep, cycle: Cycle, progress: Progress) -> list[Draft]:
-    metric = progress.metric
-    if command.kind != "train" or metric is None or metric.loss is None or metric.step < cycle.step + PROGRESS_STEPS:
-        return []
-    event = ev.TrainingProgressed(
-        task=command.task,
-        run_id=command.run_id,
-        step=metric.step,
-        of=metric.of,
-        loss=metric.loss,
-        eval_loss=metric.eval_loss,
-        eval_accuracy=metric.eval_accuracy,
-        seconds=round(metric.seconds, 1),
-    )
-    return [_run_draft(event, command.attempt, metric.step)]
-
-
-def _finish_training(context: Context, command: cmd.WatchStep, cycle: Cycle, folder: Path) -> list[Draft]:
-    from adapters import registry
-
-    result = read_json(folder / "result.json", TrainResult)
-    registry.check(folder / "adapter")
-    artifact = context.app.workspace.artifacts.put(
-        folder / "adapter", "adapter", {"run_id": command.run_id, "adapter": cycle.adapter}
-    )
-    event = ev.TrainingSucceeded(
-        task=command.task,
-        run_id=command.run_id,
-        artifact=artifact,
-        steps=result.steps,
-        epochs=round(result.epochs, 2),
-        seconds=round(result.seconds, 1),
-        train_loss=result.train_loss,
-        eval_accuracy=result.eval_accuracy,
-        temperature=result.temperature,
-        peak_memory_mb=round(result.peak_memory_mb, 1),
-        stopped=result.stopped,
-        samples=[{"id": one.id, "expected": one.expected, "answered": one.answered} for one in result.samples],
-        truncated=result.truncated,
-        tokens=result.tokens,
-        notes=result.notes,
-    )
-    reached("train.adapter_kept")
-    return [_run_draft(event)]
-
-
-def _finish_evaluation(context: Context, command: cmd.WatchStep, cycle: Cycle, folder: Path) -> list[Draft]:
-    baseline = context.app.state().task(command.task).baseline
-    events = evaluations.finish(context.app, folder, baseline)
-    reached("evaluate.predictions_kept")
-    return [_run_draft(event, cycle.evaluation_id) for event in events]
-
-
-def _failed(context: Context, command: cmd.WatchStep, cycle: Cycle, reason: str, *, retry: bool) -> Draft:
-    limit = context.app.settings.task(command.task).training.max_attempts
-    parked = not retry or cycle.failures + 1 >= limit
-    if parked:
-        _forget_run(context, cycle)
-    return _ending(command, cycle, reason, parked)
-
-
-def _ending(command: cmd.WatchStep | cmd.Park, cycle: Cycle, reason: str, parked: bool) -> Draft:
-    event: ev.Event
-    if command.kind == "train":
-        event = ev.TrainingFailed(
-            task=command.task, run_id=command.run_id, attempt=cycle.attempt, reason=reason, parked=parked
-        )
-    else:
-        event = ev.EvaluationFailed(
-            task=command.task,
-            run_id=command.run_id,
-            evaluation_id=cycle.evaluation_id,
-            attempt=cycle.attempt,
-            reason=reason,
-            parked=parked,
-        )
-    return _run_draft(event, cycle.evaluation_id, cycle.attempt, int(parked))
-
-
-def _interrupted(command: cmd.WatchStep, cycle: Cycle, progress: Progress, reason: str) -> Draft:
-    event = ev.StepInterrupted(
-        task=command.task,
-        run_id=command.run_id,
-        kind=command.kind,
-        attempt=command.attempt,
-        checkpoint=progress.checkpoint,
-        reason=reason,
-    )
-    # attempts are counted anew for each look
-    key = [cycle.evaluation_id] if command.kind == "evaluate" else []
-    return _run_draft(event, command.kind, command.attempt, *key)
-
-
-def _forget_run(context: Context, cycle: Cycle) -> None:
-    """Remove the texts of a run that is given up: before it is recorded, since nobody comes back afterwards."""
-    for name in (cycle.run_id, cycle.evaluation_id):
-        if name:
-            context.forget_texts(context.folder(name))
-    reached("park.texts_forgotten")
-
-
-def park(context: Context, command: cmd.Park) -> list[Recorded]:
-    """Give a run up, with the reason of its last failure."""
-    cycle = context.cycle(command)
-    _forget_run(context, cycle)
-    return context.append([_ending(command, cycle, command.reason or "it kept failing", parked=True)])
 
 
 def register_adapter(context: Context, command: cmd.RegisterAdapter) -> list[Recorded]:
@@ -335,7 +135,7 @@ def register_adapter(context: Context, command: cmd.RegisterAdapter) -> list[Rec
     )
     context.forget_texts(folder)  # first: after the record nobody comes back for them
     reached("register.texts_forgotten")
-    return context.append([_run_draft(event)], cause=command.run_id)
+    return context.append([run_draft(event)], cause=command.run_id)
 
 
 # ---------------------------------------------------------------- evaluation and verdict
@@ -368,7 +168,7 @@ def start_evaluation(context: Context, command: cmd.StartEvaluation) -> list[Rec
     )
     context.forget_ending(folder)
     reached("evaluate.folder_prepared")
-    recorded = context.append([_run_draft(event, evaluation_id, command.attempt)], cause=command.run_id)
+    recorded = context.append([run_draft(event, evaluation_id, command.attempt)], cause=command.run_id)
     reached("evaluate.start_recorded")
     context.steps.start("evaluate", folder)
     reached("evaluate.child_started")
@@ -386,7 +186,7 @@ def judge_candidate(context: Context, command: cmd.Judge) -> list[Recorded]:
     reached("judge.decided")
     context.forget_texts(context.folder(cycle.evaluation_id))
     reached("judge.texts_forgotten")
-    return context.append([_run_draft(event, cycle.evaluation_id)], cause=command.run_id)
+    return context.append([run_draft(event, cycle.evaluation_id)], cause=command.run_id)
 
 
 def promote(context: Context, command: cmd.Promote) -> list[Recorded]:
@@ -435,7 +235,7 @@ def reject(context: Context, command: cmd.Reject) -> list[Recorded]:
         forgetting=bool(failed) and all(name in ("forgetting", "bits_per_byte") for name in failed),
     )
     reached("reject.decided")
-    return context.append([_run_draft(event, cycle.evaluation_id)], cause=command.run_id)
+    return context.append([run_draft(event, cycle.evaluation_id)], cause=command.run_id)
 
 
 def roll_back(context: Context, command: cmd.RollBack) -> list[Recorded]:
@@ -464,26 +264,6 @@ def _engine_url(context: Context) -> str:
     if not url:
         raise ModelError("the engine is not up yet", hint="It starts in the background.")
     return url
-
-
-# ---------------------------------------------------------------- shutdown
-
-
-def record_shutdown(context: Context) -> list[Recorded]:
-    """After a clean stop: the steps that were cut short, each with the checkpoint it goes on from."""
-    recorded: list[Recorded] = []
-    for task in context.app.state().tasks.values():
-        cycle = task.cycle
-        if cycle is None or cycle.phase not in ("training", "evaluating"):
-            continue
-        kind: ev.StepKind = "train" if cycle.phase == "training" else "evaluate"
-        folder = context.folder(cycle.run_id if kind == "train" else cycle.evaluation_id)
-        progress = context.steps.look(folder)
-        if progress.status in ("running", "done"):
-            continue  # another daemon's, or its ending is recorded by the next one
-        command = cmd.WatchStep(task=task.task, run_id=cycle.run_id, kind=kind, attempt=cycle.attempt)
-        recorded += context.append([_interrupted(command, cycle, progress, SHUTDOWN)], cause=cycle.run_id)
-    return recorded
 
 
 HANDLERS: dict[type[cmd.Command], Callable[[Context, Any], list[Recorded]]] = {

@@ -22,6 +22,7 @@ from loop.lease import holder
 from loop.services import Endpoints, read_endpoints
 from store.errors import SettingsError, StepError
 from store.wording import counted
+from store.workspace import ERASING
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -63,7 +64,9 @@ class _Faults(msgspec.Struct):
 
 
 def parts(app: App, now: datetime) -> list[Part]:
-    """Daemon, engine, gateway, mirror, notifier, endpoint, disk and log. Takes a second at most where all is well."""
+    """Daemon, engine, gateway, mirror, notifier, endpoint, disk, log, and an erasure that is not done.
+
+    Takes a second at most where all is well."""
     run = app.workspace.paths.run
     running = holder(run)
     places = read_endpoints(run)
@@ -71,7 +74,7 @@ def parts(app: App, now: datetime) -> list[Part]:
     found = [_daemon(app, running)]
     found += _services(app, places, bool(running), since)
     found += [_mirror(app, places, bool(running), now, since), _notifier(app, places, bool(running))]
-    return [*found, _endpoint(app), _disk(app, since), _log(app)]
+    return [*found, _endpoint(app), _disk(app, since), _log(app), *_erasing(app, bool(running))]
 
 
 # ---------------------------------------------------------------- processes
@@ -206,6 +209,9 @@ def _log(app: App) -> Part:
     head = app.workspace.log.head().position
     seen = read_verified(app)
     told = counted(head, "event")
+    lost = app.workspace.log.lost()
+    if lost is not None:
+        return Part(name="log", state="down", detail=f"{lost}: `tuneloop doctor` says what to do")
     if seen is None:
         return Part(name="log", state="ok", detail=f"{told}, never verified here: `tuneloop verify`")
     if seen.problems:
@@ -215,6 +221,25 @@ def _log(app: App) -> Part:
     return Part(
         name="log", state="ok", detail=f"{told}, verified up to {seen.position} at {seen.at:%Y-%m-%d %H:%M} UTC"
     )
+
+
+def _erasing(app: App, running: bool) -> list[Part]:
+    """What was promised to be forgotten and is not; nothing where nothing is."""
+    if not (app.workspace.paths.home / ERASING).exists():
+        return []
+    from loop.erasing import pending
+
+    found = pending(app)
+    if found is None:  # done meanwhile
+        return []
+    if found.problem:
+        detail = f".tuneloop/{ERASING} cannot be read: `tuneloop doctor` says what to do"
+        return [Part(name="erasing", state="down", detail=detail, since=found.since)]
+    told = counted(found.records, "record")
+    if found.at_work:
+        return [Part(name="erasing", state="ok", detail=f"{told} at this moment", since=found.since)]
+    who = "the daemon's next tick finishes it" if running else "`tuneloop doctor --fix` or the daemon finishes it"
+    return [Part(name="erasing", state="warn", detail=f"of {told} was interrupted; {who}", since=found.since)]
 
 
 def note_verified(app: App, findings: Iterable[Finding]) -> None:

@@ -1,11 +1,13 @@
 """Who answers production, as a file: `production/<task>.json`, a projection of the promotion events.
 
 The file only ever moves forward in the log, so a stalled process cannot put an old answerer back. The engine
-is told first and asked whether it really serves the adapter; only then the file moves.
+is told first and asked whether it really serves the adapter; only then the file moves. A digest in the file speaks
+of the rest of it: what a disk has changed, down to a bit, is not read.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -30,23 +32,40 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     upstream: str = ""  # base URL where prompts are answered; empty: the local engine
     model: str = ""  # model name there
+    check: str = ""  # sha256 of all the rest, where it lies in a file
 
 
 def read_pointer(folder: Path, task: str) -> Pointer | None:
-    """The pointer of a task; None where it is missing or damaged (the next sync writes it anew)."""
+    """The pointer of a task; None where it is missing or not as it was written (the next sync writes it anew)."""
     try:
-        return msgspec.json.decode((folder / f"{task}.json").read_bytes(), type=Pointer)
+        found = msgspec.json.decode((folder / f"{task}.json").read_bytes(), type=Pointer)
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
+    return found if found == _sealed(found) else None
+
+
+def says(pointer: Pointer, other: Pointer) -> bool:
+    """Whether two pointers say the same, whoever wrote them."""
+    return _sealed(msgspec.structs.replace(pointer, epoch=other.epoch)) == _sealed(other)
+
+
+def write_pointer(folder: Path, pointer: Pointer) -> None:
+    """Put a pointer in the place of the one that is there, whole and durably."""
+    write_json(folder / f"{pointer.task}.json", _sealed(pointer))
+
+
+def _sealed(pointer: Pointer) -> Pointer:
+    bare = msgspec.structs.replace(pointer, check="")
+    return msgspec.structs.replace(bare, check=hashlib.sha256(msgspec.json.encode(bare)).hexdigest())
 
 
 def move_pointer(folder: Path, pointer: Pointer) -> bool:
     """Write the pointer unless the file is already as new or newer. Returns whether it moved."""
     current = read_pointer(folder, pointer.task)
-    if current is not None and (current == pointer or current.position > pointer.position):
+    if current is not None and (current == _sealed(pointer) or current.position > pointer.position):
         return False
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{pointer.task}.json", pointer)
+    write_pointer(folder, pointer)
     return True
 
 

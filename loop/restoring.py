@@ -11,11 +11,10 @@ from adapters.specs import write_json
 from adapters.tracking_mirror import Cursor
 from loop import erasing, settings, surveying
 from loop.bootstrap import App
-from loop.production import read_pointer
-from loop.sweeping import NOTE
+from loop.production import read_pointer, write_pointer
 from store import queries
 from store.restore import Hooks
-from store.workspace import Paths, Workspace
+from store.workspace import ERASING, Paths, Workspace
 
 _REASON = "as it was before the restore"
 
@@ -36,7 +35,7 @@ def hooks(actor: str) -> Hooks:
 def about_to_be_erased(home: Path) -> list[str]:
     """Records of an erasure that was interrupted in the old workspace; `home` is its .tuneloop."""
     try:
-        note = msgspec.json.decode((home / NOTE).read_bytes(), type=erasing.Note)
+        note = msgspec.json.decode((home / ERASING).read_bytes(), type=erasing.Note)
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return []
     return sorted({*note.report.records, *(victim.record_id for victim in note.victims)})
@@ -57,7 +56,7 @@ def settle(staging: Path, root: Path, old: Path | None) -> None:
             path.unlink()
         elif pointer.adapter:
             moved = msgspec.structs.replace(pointer, adapter=str(there.artifacts / Path(pointer.adapter).name))
-            write_json(path, moved)
+            write_pointer(path.parent, moved)
     own = _cursor(here.wandb)
     last = _cursor(old / "wandb") if old is not None else None
     if last is not None and (own is None or own.workspace == last.workspace):

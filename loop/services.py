@@ -67,7 +67,8 @@ class Service:
         """Args:
         name: for logs and files.
         folder: of locks and ports.
-        command: `command(port_file)` gives the argument list after the interpreter.
+        command: `command(port_file)` gives the argument list after the interpreter; one without the port file
+            prepares what the service needs, and is followed by it.
         listens: one that does not writes no port file.
         host: where it listens.
         keys: beginnings of the names of those keys in the environment that it gets.
@@ -81,6 +82,7 @@ class Service:
         self._keys = keys
         self._guarded = guarded
         self._folder = folder
+        self._log = folder.parent / "logs" / f"{name}.log"
         # of this process alone: a daemon that was taken over may still be ending when the next one starts
         self._port_file = folder / f"{name}.{os.getpid()}.port"
         self._command = command
@@ -88,6 +90,7 @@ class Service:
         self._failures = 0
         self._not_before = 0.0
         self._started = 0.0
+        self._prepares = False  # the process does what has to be done before the service can start
 
     @property
     def pid(self) -> int:
@@ -111,12 +114,14 @@ class Service:
 
                 self.url = url_of(self._host, port) if port else ""
                 self._failures = 0 if self.url else self._failures
-            elif not self.url and time.monotonic() - self._started > START_SECONDS:
+            elif not (self.url or self._prepares) and time.monotonic() - self._started > START_SECONDS:
                 log.error("the %s did not come up within %.0f s and is started again", self.name, START_SECONDS)
                 self._process.kill()
             return bool(self.url)
         now = time.monotonic()
-        if self._process is not None:
+        if self._process is not None and self._prepares and self._process.returncode == 0:
+            self._process = None  # and the service itself is next
+        elif self._process is not None:
             self._failures += 1
             pause = min(LONGEST_PAUSE, 2.0**self._failures)
             log.error("the %s ended with code %s; next try in %.0f s", self.name, self._process.returncode, pause)
@@ -129,14 +134,17 @@ class Service:
             self._failures += 1
             self._not_before = now + min(LONGEST_PAUSE, 2.0**self._failures)
             log.error("the %s cannot start: %s %s", self.name, error.message, error.hint)
+            with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as output:  # where people look
+                output.write(f"cannot start: {error.message} {error.hint}\n")
             return False
+        self._prepares = self.listens and str(self._port_file) not in command
         self._port_file.unlink(missing_ok=True)
         environment = {**environment_for(self._keys), **MODEL_ENVIRONMENT, PARENT: str(os.getpid())}
         if self._guarded:
             from adapters.web_server import TOKEN_VARIABLE
 
             self.token = environment[TOKEN_VARIABLE] = secrets.token_urlsafe(32)
-        with (self._folder.parent / "logs" / f"{self.name}.log").open("ab") as output:
+        with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
                 stdin=subprocess.DEVNULL,

@@ -43,6 +43,12 @@ def add_services(app: App, services: Services, modules: Mapping[str, str] = MODU
     """Register engine, gateway, the mirror to Weights & Biases and the notifier; `services.tend` starts them."""
 
     def engine(port_file: Path) -> list[str]:
+        from adapters import base_model
+
+        chosen = app.settings.model.base
+        if not base_model.is_here(chosen):  # it may take long, and the loop goes on meanwhile
+            log.info("bringing the base model in; the engine starts once it is here")
+            return ["-m", "adapters.base_model", *([chosen] if chosen else [])]
         base = base_ref(app)
         busy = app.workspace.paths.home / "serving.busy"
         arguments = ["-m", modules["engine"], "--base", base.path, "--quantisation", base.quantisation]
@@ -114,9 +120,8 @@ def _point(app: App, rules: TaskSettings, name: str, engine_url: str, epoch: int
     if wanted is None:
         return False
     current = production.read_pointer(app.workspace.paths.production, name)
-    same = current is not None and (current.answerer, current.position) == (wanted.answerer, wanted.position)
-    # the prompt changes under its name when an example is erased, and when the prompts are compared again
-    if same and current is not None and current.prompt == wanted.prompt:
+    # the prompt changes under its name when an example is erased, the endpoint's address with the settings
+    if current is not None and production.says(current, wanted):
         return False
     if wanted.kind == "adapter":
         if not engine_url:

@@ -47,7 +47,7 @@ from loop.evaluations import CONTROL
 from loop.fitting import DATASET, Item
 from loop.serving import base_ref
 from loop.settings import TaskSettings, TrainingSettings
-from loop.steps import MODULES
+from loop.steps import MODULES, is_locked
 from store import queries
 from store.errors import InputError, SettingsError, StepError, UsageError
 from store.events import PairedResult, SweepCompleted, SweepTrial
@@ -172,6 +172,26 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _prefix(task: str) -> str:
     return f"{task}.sweep-"  # no task and no run has a dot in its name
+
+
+def leftovers(app: App) -> list[Path]:
+    """Run folders of sweeps that were killed; none while one is at work."""
+    if is_locked(app.workspace.paths.run / LOCK):
+        return []
+    return sorted(app.workspace.paths.runs.glob(f"{_prefix('*')}*"))
+
+
+def remove_leftovers(app: App) -> list[Path]:
+    """Remove them, with the customers' texts in them; those that were removed.
+
+    Raises:
+        UsageError: a sweep has just begun.
+    """
+    with _alone(app.workspace.paths.run / LOCK):
+        found = sorted(app.workspace.paths.runs.glob(f"{_prefix('*')}*"))
+        for folder in found:
+            shutil.rmtree(folder, ignore_errors=True)
+    return found
 
 
 def _clear(app: App, task: str, *, logs: bool) -> None:

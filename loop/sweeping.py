@@ -15,13 +15,13 @@ from typing import Any
 
 import msgspec
 
-from adapters.specs import EvalSpec, write_json
+from adapters.specs import EvalSpec
 from loop import traces
 from loop.blanking import BESIDE, files, overwrite, read, replace
 from loop.bootstrap import App
 from loop.datasets import Item
 from loop.evaluations import CONTROL
-from loop.production import Pointer, read_pointer
+from loop.production import Pointer, read_pointer, write_pointer
 from loop.reader import SEPARATOR
 from loop.sources import CSV_ENDINGS
 from loop.steps import LOCK, is_locked
@@ -30,9 +30,9 @@ from prompts.templates import shot_content
 from store.events import DatasetFrozen
 from store.kill_points import reached
 from store.prompting import Message, PromptSpec
+from store.workspace import ERASING
 
 ERASED = b"[erased]"
-NOTE = "erasing.json"  # of what is being erased, see `loop.erasing`
 _UNFINISHED = (".tmp", ".part")  # a writer was killed beside the file's place, or is at it
 _SESSIONS = ("run-", "offline-run-")  # begin the names of W&B's folders of runs
 SPOOLED = {"train.jsonl", "valid.jsonl", "exam.jsonl"}
@@ -81,14 +81,18 @@ def sweep(app: App, victims: Sequence[Victim], *, act: bool, customer: str = "")
 def _production(app: App, victims: Sequence[Victim], done: Sweep) -> None:
     folder = app.workspace.paths.production
     for task in sorted({victim.task for victim in victims}):
-        if _without_shots(read_pointer(folder, task), victims) is None:
+        pointer = read_pointer(folder, task)
+        damaged = pointer is None and (folder / f"{task}.json").exists()
+        if not damaged and _without_shots(pointer, victims) is None:
             continue
         done.count("production")
         if done.act:
             with app.workspace.log.fenced(None):  # nobody moves the pointer between our reading and writing
-                pointer = _without_shots(read_pointer(folder, task), victims)
-                if pointer is not None:
-                    write_json(folder / f"{task}.json", pointer)
+                pointer = read_pointer(folder, task)
+                if pointer is None:  # whatever it shows; the daemon writes it anew
+                    (folder / f"{task}.json").unlink(missing_ok=True)
+                elif (without := _without_shots(pointer, victims)) is not None:
+                    write_pointer(folder, without)
 
 
 def _without_shots(pointer: Pointer | None, victims: Sequence[Victim]) -> Pointer | None:
@@ -357,7 +361,7 @@ def _rest(app: App, victims: Sequence[Victim], done: Sweep) -> None:
 def _looked_after(app: App, path: Path) -> bool:
     """Files that have a place of their own in erasing: they are read line by line, so that others keep theirs."""
     paths = app.workspace.paths
-    if path.name.startswith((paths.database.name, NOTE)) and path.parent == paths.home:
+    if path.name.startswith((paths.database.name, ERASING)) and path.parent == paths.home:
         return True
     if any(path.is_relative_to(folder) for folder in (paths.artifacts, paths.claimed, paths.done, paths.quarantine)):
         return True

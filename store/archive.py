@@ -165,16 +165,23 @@ def _shrink(workspace: Workspace) -> None:
         connection.exec_driver_sql("DELETE FROM cursors WHERE name = ?", (_OWED,))
 
 
-def closed_by(workspace: Workspace, before: datetime) -> int:
-    """The last position before which nothing was recorded at or after a time; the log's end where all is older."""
-    moment = before.astimezone(UTC).isoformat(timespec="microseconds")
+def closed_by(workspace: Workspace, before: datetime, *, now: datetime) -> int:
+    """The last position before which nothing was recorded at or after a time; the log's end where all is older.
+
+    What claims to come from after `now` was recorded while a clock was wrong, and closes and holds back nothing.
+    """
+    moment, present = (one.astimezone(UTC).isoformat(timespec="microseconds") for one in (before, now))
     with workspace.database.reading() as connection:
-        found = (
+        held, older = (
             raw(connection)
-            .execute("SELECT min(position) - 1 FROM events WHERE recorded_at >= ?", (moment,))
-            .fetchone()[0]
+            .execute(
+                "SELECT (SELECT min(position) - 1 FROM events WHERE recorded_at BETWEEN ? AND ?),"
+                " (SELECT max(position) FROM events WHERE recorded_at < ?)",
+                (moment, present, moment),
+            )
+            .fetchone()
         )
-    return workspace.log.head().position if found is None else int(found)
+    return int(older or 0) if held is None else int(held)
 
 
 def _size(workspace: Workspace) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -20,6 +21,8 @@ from typing import Any
 import msgspec
 from sqlalchemy.engine import Connection
 
+from store.acknowledged import Acknowledged, Loss, missing
+from store.acknowledged import Head as Head
 from store.codec import CODEC, Codec
 from store.database import Database, raw
 from store.errors import Conflict, Corrupt, DuplicateContent, StaleEpoch, StoreError
@@ -55,6 +58,7 @@ _STORED_BY_ID = f"SELECT {COLUMNS} FROM events WHERE event_id = ?"  # noqa: S608
 
 _NAMESPACE = uuid.UUID("6f1e9c1a-5b0e-5f5e-9a5e-7d3c1b0a8e42")
 _encode_columns = msgspec.msgpack.Encoder().encode
+_logger = logging.getLogger("tuneloop.store")
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -83,13 +87,6 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     event: Event
 
 
-class Head(msgspec.Struct, frozen=True):
-    """The last event's position and hash: what is anchored outside the database."""
-
-    position: int
-    hash: bytes
-
-
 def step_id(*parts: str | int) -> str:
     """The same id for the same parts, always (uuid5): the key of a step that may be retried."""
     return str(uuid.uuid5(_NAMESPACE, "\x1f".join(str(part) for part in parts)))
@@ -108,6 +105,8 @@ class Log:
         self._codec = codec
         self._lock = threading.RLock()  # an append inside `within` then fails instead of waiting for itself
         self._connection: Connection | None = None
+        self._acknowledged = Acknowledged(database.path)
+        self._compared = False
 
     # ------------------------------------------------------------ append
 
@@ -153,6 +152,8 @@ class Log:
                 cursor = raw(connection).cursor()
                 head = cursor.execute(_HEAD).fetchone()
                 position, last_hash, lease = head or (0, GENESIS, 0)
+                if not self._compared:
+                    self._compare(cursor, Head(position, last_hash))
                 _check_lease(epoch, lease)
                 done = self._known(cursor, drafts, encoded)
                 if all(found is not None for found in done):
@@ -193,8 +194,29 @@ class Log:
                 if within is not None:
                     within(connection)
                 reached("log.written")
+            self._acknowledged.note(Head(position, last_hash))
             reached("log.committed")
         return result
+
+    def _compare(self, cursor: Any, head: Head) -> None:
+        """Before this process writes for the first time, and so over the note: is all there that was acknowledged?"""
+        loss = missing(cursor, self._acknowledged.read(), head)
+        if loss is not None:
+            self._acknowledged.keep(loss)
+            _logger.error("%s. `tuneloop verify` says what to do.", loss)
+        self._compared = True
+
+    def acknowledged(self) -> Head | None:
+        """What was noted beside the database as the last event; None where nothing was."""
+        return self._acknowledged.read()
+
+    def lost(self) -> Loss | None:
+        """Events that were acknowledged and are gone, found now or before; None where there are none."""
+        noted = self._acknowledged.read()  # before the head, which only grows
+        with self._database.reading() as connection:
+            cursor = raw(connection).cursor()
+            row = cursor.execute(_HEAD).fetchone() or (0, GENESIS)
+            return self._acknowledged.kept() or missing(cursor, noted, Head(row[0], row[1]))
 
     def check_lease(self, epoch: int) -> None:
         """Raises StaleEpoch when a newer daemon than that of `epoch` holds the lease."""
@@ -332,6 +354,7 @@ class Log:
 
     def close(self) -> None:
         with self._lock:
+            self._acknowledged.close()
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None

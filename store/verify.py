@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import create_engine
 
+from store.acknowledged import Loss
 from store.codec import CODEC
 from store.database import DRIVER, MIGRATIONS, raw
 from store.errors import Corrupt, TuneloopError
@@ -172,7 +173,7 @@ def _changed_schema(live: Any) -> Iterator[str]:
 def _log(workspace: Workspace, anchor: Head | None, artifacts: dict[str, int]) -> Iterator[Finding | str]:
     """Chain, payloads, lease, tail. Fills `artifacts`: address -> position of the first event that names it."""
     count, newest_lease = 0, 0
-
+    lost = workspace.log.lost()
     problems: list[Finding] = []
     unreadable: dict[str, int] = {}  # what is wrong with a segment -> first position that it concerns
 
@@ -201,6 +202,8 @@ def _log(workspace: Workspace, anchor: Head | None, artifacts: dict[str, int]) -
     yield from check_chain(watched(), Head(0, GENESIS))
     yield from (_fail("log", message, position) for message, position in unreadable.items())
     yield from problems
+    if lost is not None:
+        yield _fail("log", _told(lost), lost.head + 1)
     with workspace.database.reading() as connection:
         last, lease = (
             raw(connection)
@@ -216,6 +219,11 @@ def _log(workspace: Workspace, anchor: Head | None, artifacts: dict[str, int]) -
     if lease != newest_lease and not unreadable and workspace.log.head().position == count:
         yield _fail("log", f"the lease says epoch {lease}, the log {newest_lease}")
     yield f"{counted(count, 'event')}, hashes and payloads hold; head {workspace.log.head().hash.hex()[:12]}"
+
+
+def _told(lost: Loss) -> str:
+    """What was lost, and how to say that nothing better is to be had."""
+    return f"{lost}" + (f" (delete {lost.file} once you have seen to it)" if lost.file else "")
 
 
 def _filled(workspace: Workspace, page: Sequence[Row], unreadable: dict[str, int]) -> list[Row]:

@@ -24,6 +24,7 @@ SETTINGS = "tuneloop.toml"
 HOME = ".tuneloop"
 RESTORING = ".tuneloop.restoring"  # a backup on its way into a workspace's place
 DATABASE = "tuneloop.sqlite"
+ERASING = "erasing.json"  # what is being erased, see `loop.erasing`
 RENDERING = "rendering.lock"
 SECRET = "secret"  # noqa: S105  the file's name
 

@@ -29,7 +29,7 @@ from loop import actions, intake
 from loop.bootstrap import App, open_app
 from loop.datasets import Item
 from loop.intake import external_record_id
-from loop.production import Pointer
+from loop.production import Pointer, write_pointer
 from prompts.templates import shot_content
 from store import events as ev
 from store.log import Draft
@@ -189,7 +189,7 @@ def _production(app: App) -> None:
     pointer = Pointer(
         task="tickets", answerer="few-shot@1", kind="prompt", labels=["general"], prompt=prompt("j2", "o4", "j3")
     )
-    write_json(app.workspace.paths.production / "tickets.json", pointer)
+    write_pointer(app.workspace.paths.production, pointer)
 
 
 def _spool(app: App) -> None:

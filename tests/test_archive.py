@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +148,25 @@ def test_only_what_the_read_tables_have_taken_in_is_archived(workspace: Workspac
 
 
 def test_a_date_closes_what_was_recorded_before_it(workspace: Workspace) -> None:
-    assert closed_by(workspace, NOW) == 0
-    assert closed_by(workspace, NOW + timedelta(seconds=10)) == 20
-    assert closed_by(workspace, NOW + timedelta(seconds=10, microseconds=1)) == 22
-    assert closed_by(workspace, NOW + timedelta(days=1)) == 1400
+    later = NOW + timedelta(days=2)
+    assert closed_by(workspace, NOW, now=later) == 0
+    assert closed_by(workspace, NOW + timedelta(seconds=10), now=later) == 20
+    assert closed_by(workspace, NOW + timedelta(seconds=10, microseconds=1), now=later) == 22
+    assert closed_by(workspace, NOW + timedelta(days=1), now=later) == 1400
+
+
+def test_what_a_clock_recorded_that_was_ten_years_ahead_holds_nothing_back(workspace: Workspace) -> None:
+    def recorded(name: str, at: datetime) -> None:
+        workspace.log.append([Draft(received(name), f"record/{name}")], actor="daemon", now=at)
+
+    later = NOW + timedelta(days=100)
+    recorded("ahead", NOW + timedelta(days=3650))
+    recorded("right", NOW + timedelta(days=1))
+    recorded("new", NOW + timedelta(days=99))
+    workspace.projections.catch_up()
+    assert closed_by(workspace, NOW + timedelta(days=50), now=later) == 1402
+    recorded("ahead again", NOW + timedelta(days=3651))
+    assert closed_by(workspace, NOW + timedelta(days=99, seconds=1), now=later) == 1403  # it closes nothing either
 
 
 def test_a_retry_of_an_archived_append_is_still_recognised(workspace: Workspace) -> None:

@@ -25,7 +25,7 @@ from loop import restoring
 from loop.bootstrap import open_app
 from loop.cli.main import main
 from loop.intake import external_record_id, take_in
-from loop.production import Pointer, read_pointer
+from loop.production import Pointer, read_pointer, write_pointer
 from store import backup as backups
 from store import queries
 from store import restore as restores
@@ -301,7 +301,7 @@ def test_production_and_the_mirror_fit_the_new_place(root: Path, tmp_path: Path)
         pointer = Pointer(
             task="tickets", answerer="tickets-v1", kind="adapter", labels=["a"], prompt=prompt, adapter=str(folder)
         )
-        (app.workspace.paths.production / "tickets.json").write_bytes(_json(pointer))
+        write_pointer(app.workspace.paths.production, pointer)
         first = next(app.workspace.log.read(limit=1)).hash.hex()
     cursor = {"workspace": first[:8], "position": 3, "hash": "ab", "generation": 2}
     (root / ".tuneloop" / "wandb" / "cursor.json").write_text(json.dumps(cursor))

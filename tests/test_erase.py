@@ -42,13 +42,14 @@ from loop.cli import main as cli
 from loop.commands import FreezeDataset
 from loop.production import read_pointer
 from loop.steps import LOCK, Steps
-from loop.sweeping import NOTE, members
+from loop.sweeping import members
 from store import events as ev
 from store.database import DRIVER
 from store.errors import StoreError
 from store.kill_points import POINTS
 from store.pages import free_pages_are_empty
 from store.verify import sound, verify
+from store.workspace import ERASING
 
 ROOT = Path(__file__).parents[1]
 UNIQUE = [LETTERS["j1"], LETTERS["j4"], "where is my refund?", "a line of hers that was refused", JANE]
@@ -103,7 +104,7 @@ def is_forgotten(root: Path, before: dict[str, bytes]) -> None:
         assert workspace.texts.many([*map(ours, LETTERS), *map(ours, OTHERS)]) == {
             ours(k): v for k, v in OTHERS.items()
         }
-        assert not (workspace.paths.home / NOTE).exists()
+        assert not (workspace.paths.home / ERASING).exists()
         findings = verify(workspace)
         assert sound(findings), [one for one in findings if one.level != "ok"]
         runs = workspace.paths.runs
@@ -274,10 +275,45 @@ def test_the_note_of_another_erasure_is_finished_first(root: Path, tuneloop: Any
 
 
 def test_a_note_that_cannot_be_read_is_told(root: Path, tuneloop: Any) -> None:
-    (root / ".tuneloop" / NOTE).write_text("{")
+    (root / ".tuneloop" / ERASING).write_text("{")
     refused = tuneloop("erase", "--record", "j1", "--yes", "-w", root)
-    assert refused.code == 5 and NOTE in refused.err
+    assert refused.code == 5 and ERASING in refused.err
     assert traces_of(root, LETTER)
+
+
+def test_a_pointer_that_the_disk_has_changed_keeps_no_text(root: Path, tuneloop: Any) -> None:
+    path = root / ".tuneloop" / "production" / "tickets.json"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"few-shot@1", b"few-shot@0"))
+    assert read_pointer(path.parent, "tickets") is None
+    assert tuneloop("erase", "--customer", JANE, "--yes", "-w", root).code == 0
+    assert not path.exists()  # the daemon writes it anew
+    assert [path for text in UNIQUE for path in traces_of(root, text)] == []
+
+
+def test_an_erasure_that_was_interrupted_is_told_and_mended(root: Path, tuneloop: Any) -> None:
+    before = salts(root)
+    killed(root, "erase.noted")
+
+    def told() -> tuple[dict[str, Any], dict[str, Any]]:
+        parts = tuneloop("status", "--json", "-w", root).json["daemon"]["parts"]
+        checks = tuneloop("doctor", "--json", "-w", root).json["checks"]
+        (check,) = [one for one in checks if one["name"] == "erasing"]
+        return next((one for one in parts if one["name"] == "erasing"), {}), check
+
+    part, check = told()
+    assert part["state"] == check["level"] == "warn" and part["since"]
+    assert "4 records" in part["detail"] and "4 records" in check["detail"] and "doctor --fix" in check["advice"]
+    with opened(root) as app, erasing._alone(app, 0.0):  # somebody is at it
+        part, check = told()
+        assert part["state"] == check["level"] == "ok" and "at this moment" in part["detail"]
+    done = tuneloop("doctor", "--fix", "--json", "-w", root)
+    assert "finished an erasure of 4 records that was interrupted" in done.json["fixed"]
+    is_forgotten(root, before)
+    assert told()[0] == {}
+    (root / ".tuneloop" / ERASING).write_text("{")
+    part, check = told()
+    assert part["state"] == "down" and check["level"] == "fail" and ERASING in check["detail"]
 
 
 # ---------------------------------------------------------------- at the same time
@@ -362,7 +398,7 @@ def test_a_label_that_is_given_meanwhile_is_taken_off_the_count(root: Path, monk
 def test_two_erasures_do_not_meet(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erasing, "LOCK_SECONDS", 0.2)
     with opened(root) as app, erasing._alone(app, 1.0), opened(root) as other:
-        (root / ".tuneloop" / NOTE).write_text("{}")  # there is something to finish, and somebody is at it
+        (root / ".tuneloop" / ERASING).write_text("{}")  # there is something to finish, and somebody is at it
         assert erasing.resume(other, wait=False) is None
         with pytest.raises(StoreError, match="another erasure"):
             erasing.resume(other)

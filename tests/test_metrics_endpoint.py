@@ -25,7 +25,8 @@ from loop.bootstrap import open_app
 from loop.cli.main import main
 from loop.exposition import Family, Sample, page
 from loop.metering import Metrics
-from loop.production import Pointer
+from loop.notify.outbox import Box
+from loop.production import Pointer, write_pointer
 from loop.traffic import Traffic
 from store.prompting import PromptSpec
 
@@ -54,7 +55,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, upstream: str) -> Path:
         prompt=PromptSpec(name="p@1", digest="", system="Classify."),
         upstream=upstream,
     )
-    write_json(made / ".tuneloop" / "production" / "tickets.json", pointer)
+    write_pointer(made / ".tuneloop" / "production", pointer)
     return made
 
 
@@ -278,3 +279,15 @@ def test_verify_is_what_the_alert_on_damage_hears(root: Path, tmp_path: Path) ->
         values = values_of(page(gauges.families(app, app.now())))
     assert value(values, "tuneloop_log_verified_problems") >= 1
     assert value(values, "tuneloop_part_up", part="log") == 0
+
+
+def test_a_target_that_takes_no_message_is_told_and_no_part_is_down(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "w"
+    shutil.copytree(root, copy)
+    with (copy / "tuneloop.toml").open("a") as file:
+        file.write('\n[notify.desk]\nkind = "webhook"\nurl = "http://127.0.0.1:9/"\n')
+    write_json(copy / ".tuneloop" / "notify" / "desk.json", Box(failures=3, last_error="it does not answer"))
+    with open_app(copy, env={}) as app:
+        values = values_of(page(gauges.families(app, app.now())))
+    assert value(values, "tuneloop_notify_failures", target="desk") == 3
+    assert value(values, "tuneloop_part_up", part="notifier") == 1

@@ -85,3 +85,17 @@ def test_the_image_is_built_from_files_that_are_there_and_let_through() -> None:
         if line.startswith("!")
     }
     assert copied == let_through and all((ROOT / name).exists() for name in copied)
+
+
+def test_the_drill_tries_every_alert_by_what_the_runbook_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(OPS / "drill"))
+    import troubles
+    import world
+
+    alerts = re.findall(r"- alert: (\w+)", (OPS / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))
+    tried = {entry.alert for entry in troubles.ENTRIES}
+    assert tried | set(troubles.NOT_TRIED) == set(alerts) and not tried & set(troubles.NOT_TRIED)
+    runbook = world.spans((OPS / "runbook.md").read_text(encoding="utf-8"))
+    source = (OPS / "drill" / "troubles.py").read_text(encoding="utf-8")
+    done = re.findall(r'world\.(?:do|stands|label)\("([^"]+)"', source)
+    assert len(done) > 20 and set(done) <= set(runbook)

@@ -205,6 +205,42 @@ def begin(add: Any) -> None:
     )  # fmt: skip
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from test_sweep import STUBS, Asked, methods, open_app, sweep
+methods.importlib.util.find_spec = lambda _: True
+with open_app(Path(sys.argv[1]), env={}) as app:
+    def dies(words):
+        if words.startswith("setting 2"):
+            os.kill(os.getpid(), 9)
+    sweep(app, "t", Asked(rates=[1e-3, 3e-4]), say=dies, modules=STUBS)
+"""
+
+
+def test_what_a_killed_sweep_leaves_is_told_and_removed(app: App, capsys: Any) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(app.root)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -9, done.stderr
+    left = left_behind(app)
+    assert "t.sweep-data" in left and len(left) > 1
+
+    def doctor(*words: str) -> tuple[str, list[str]]:
+        capsys.readouterr()
+        main(["doctor", "--json", *words, "-w", str(app.root)])
+        told = json.loads(capsys.readouterr().out)
+        (check,) = [one for one in told["checks"] if one["name"] == "sweeps"]
+        assert ("text" in check["detail"]) == (check["level"] == "warn")
+        return check["level"], [one for one in told["fixed"] if "killed sweep" in one]
+
+    assert doctor()[0] == "warn"
+    with (app.workspace.paths.run / LOCK).open("w") as lock:  # another one is at work on them
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert doctor("--fix") == ("ok", []) and left_behind(app) == left
+    level, fixed = doctor("--fix")
+    assert level == "ok" and left_behind(app) == []
+    assert len(fixed) == len(left) and any("t.sweep-data" in one for one in fixed)
+
+
 def test_it_is_refused_while_a_step_runs_but_not_because_of_one_that_a_killed_daemon_left_open(app: App) -> None:
     begin(lambda event: app.workspace.log.append([Draft(event, "run/t-run-1")], actor="daemon", now=app.now()))
     (app.workspace.paths.runs / "t-run-1").mkdir()

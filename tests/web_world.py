@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import httpx
 
 from adapters.specs import write_json
-from loop.production import Pointer
+from loop.production import Pointer, write_pointer
 from loop.services import Endpoints
 from store.prompting import PromptSpec
 
@@ -77,7 +77,7 @@ def make_root(root: Path, upstream: str) -> Path:
             prompt=prompt,
             upstream=where,  # type: ignore[arg-type]
         )
-        write_json(home / "production" / f"{task}.json", pointer)
+        write_pointer(home / "production", pointer)
     write_json(home / "run" / "services.json", Endpoints(engine=upstream, engine_token="engine-token-0123456789"))
     return root
 

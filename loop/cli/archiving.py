@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loop.cli.context import Annotator, AsJson, annotator_name, open_app
-from loop.cli.output import builtins, emit, progress_line, say
+from loop.cli.output import builtins, emit, progress_line, say, when
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -37,9 +37,10 @@ def archive(
     with open_app(ctx) as app:
         line = progress_line()
         try:
+            last = last_before(app, before)
             report = store.archive(
                 app.workspace,
-                last_before(app, before),
+                last,
                 actor=annotator_name(annotator),
                 now=app.now(),
                 shrink=not keep_size,
@@ -47,17 +48,21 @@ def archive(
             )
         finally:
             line("")
+        held = next(app.workspace.log.read(last, 1), None)
+    told = {"position": held.position, "recorded_at": builtins(held.recorded_at)} if held else None
     if as_json:
-        emit(builtins(report))
+        emit({**builtins(report), "next": told})
         return
     if not report.last:
         say(f"nothing more to archive before {before}; events up to {report.archived_to} are")
-        return
-    say(f"events {report.first} to {report.last} are archived ({report.last - report.first + 1:,})")
-    say(
-        f"the database has {report.after / MB:.1f} MB (before: {report.before / MB:.1f}), "
-        f"all segments {report.segments_bytes / MB:.1f} MB"
-    )
+    else:
+        say(f"events {report.first} to {report.last} are archived ({report.last - report.first + 1:,})")
+        say(
+            f"the database has {report.after / MB:.1f} MB (before: {report.before / MB:.1f}), "
+            f"all segments {report.segments_bytes / MB:.1f} MB"
+        )
+    if held is not None:
+        say(f"event {held.position} is the first that stays, recorded {when(held.recorded_at)}")
 
 
 def last_before(app: App, before: str) -> int:
@@ -72,4 +77,4 @@ def last_before(app: App, before: str) -> int:
     _, bound = parse_since(before, app.now(), "--before")
     if isinstance(bound, int):
         return max(0, bound - 1)
-    return closed_by(app.workspace, datetime.fromisoformat(bound))
+    return closed_by(app.workspace, datetime.fromisoformat(bound), now=app.now())

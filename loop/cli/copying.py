@@ -36,9 +36,11 @@ def backup(
 ) -> None:
     """Copy the whole workspace while it is in use: log, texts, artifacts, settings, and what waits to be taken in.
 
-    The copy is checked after it was written. It holds customer text and is readable by its owner only. The exit code is
-    5 when the workspace itself has problems: they are in the copy, too, and nothing older is removed then.
+    The copy is checked after it was written. It holds customer text and is readable by its owner only. Files that
+    tuneloop.toml names elsewhere are not in it, but listed. The exit code is 5 when the workspace itself has problems:
+    they are in the copy, too, and nothing older is removed then.
     """
+    from loop.named import named_elsewhere
     from store import backup as store
 
     with open_app(ctx) as app:
@@ -55,14 +57,17 @@ def backup(
             )
         finally:
             line("")
+        left_out = named_elsewhere(app)
     if as_json:
-        emit(builtins(report))
+        emit({**builtins(report), "not_in_it": builtins(left_out)})
     else:
         shared = f", {report.shared_bytes / MB:.1f} MB of it shared with the one before" if report.shared_bytes else ""
         say(styled(report.folder, "bold"))
         say(f"up to event {report.position}, {report.files} files, {report.bytes / MB:.1f} MB{shared}")
         for name in report.removed:
             say(f"removed {name}")
+        for one in left_out:
+            say(f"not in it, and yours to keep: {one.path} ({one.key}{'' if one.there else ', which is missing'})")
         for problem in report.problems:
             say(styled("fail ", "red"), problem)
         if report.problems:

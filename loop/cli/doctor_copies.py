@@ -53,7 +53,19 @@ def backups(app: App) -> Iterator[Check]:
             yield Check(
                 "warn", "backup", f"{event.backup} has {counted(event.problems, 'problem')}", "Run `tuneloop verify`."
             )
+    yield from _left_out(app)
     yield from _leftovers(app)
+
+
+def _left_out(app: App) -> Iterator[Check]:
+    """What a restore on another machine would lack."""
+    from loop.named import named_elsewhere
+
+    for one in named_elsewhere(app):
+        if one.there:
+            yield Check("ok", "not in backups", f"{one.path} ({one.key}): yours to keep")
+        else:
+            yield Check("warn", "not in backups", f"{one.path} ({one.key}) is missing", "Put it back, or name another.")
 
 
 def _in_log(app: App, event: BackupCompleted) -> bool:

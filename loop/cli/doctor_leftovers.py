@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from loop.cli.doctor import Check
+from loop.cli.output import ago
+from store.wording import counted
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -95,6 +97,21 @@ def files(app: App) -> Iterator[Check]:
         )
 
 
+def sweeps(app: App) -> Iterator[Check]:
+    """What a killed sweep has left: examples with their texts, and adapters that nobody will compare."""
+    from loop.sweep import leftovers
+
+    found = leftovers(app)
+    if found:
+        told = (
+            f"{counted(len(found), 'folder')} of a sweep that was killed, {found[0].relative_to(app.root)} among them"
+        )
+        advice = "`tuneloop doctor --fix` removes them, the next sweep as well."
+        yield Check("warn", "sweeps", f"{told}; customer text is in them", advice)
+    else:
+        yield Check("ok", "sweeps", "none has left anything")
+
+
 def stale_files(app: App) -> list[Path]:
     """Ports and addresses of processes that have gone, and temporary files that nobody will rename any more."""
     from loop.health import alive
@@ -141,13 +158,33 @@ def unfinished_checkpoints(app: App) -> list[Path]:
     return found
 
 
+def erasure(app: App) -> Iterator[Check]:
+    """What was to be forgotten and is still there."""
+    from loop.erasing import pending
+    from store.workspace import ERASING
+
+    found, path = pending(app), app.workspace.paths.home / ERASING
+    if found is None:
+        yield Check("ok", "erasing", "none was interrupted")
+    elif found.problem:
+        advice = "Delete it, then erase the same records or customer again."
+        yield Check(
+            "fail", "erasing", f"{path}, which says what is being erased, cannot be read: {found.problem}", advice
+        )
+    elif found.at_work:
+        yield Check("ok", "erasing", f"{counted(found.records, 'record')} at this moment")
+    else:
+        told = f"of {counted(found.records, 'record')} was interrupted {ago(found.since, app.now())}: texts may be left"
+        yield Check("warn", "erasing", told, "`tuneloop doctor --fix` finishes it, the daemon's next tick as well.")
+
+
 # ---------------------------------------------------------------- repairs
 
 
 def mend(app: App) -> list[str]:
     """Do what is safe: nothing that cannot be made again is lost. Returns what was done, each a sentence."""
     done: list[str] = []
-    for repair in (_end_processes, _make_private, _remove_files, _remove_artifacts, _rebuild):
+    for repair in (_end_processes, _make_private, _finish_erasing, _remove_files, _remove_artifacts, _rebuild):
         done += repair(app)
     return done
 
@@ -179,10 +216,23 @@ def _make_private(app: App) -> Iterator[str]:
         yield f"closed {len(found)} files and folders to others, {found[0]} among them"
 
 
+def _finish_erasing(app: App) -> Iterator[str]:
+    """What a person has ordered already; a note that cannot be read is left to them."""
+    from loop.erasing import pending, resume
+
+    found = pending(app)
+    if found is not None and not found.problem and not found.at_work and resume(app, wait=False) is not None:
+        yield f"finished an erasure of {counted(found.records, 'record')} that was interrupted"
+
+
 def _remove_files(app: App) -> Iterator[str]:
     for path in stale_files(app):
         path.unlink(missing_ok=True)
         yield f"removed {path.relative_to(app.root)}, which nobody used"
+    from loop.sweep import leftovers, remove_leftovers
+
+    for folder in remove_leftovers(app) if leftovers(app) else ():
+        yield f"removed {folder.relative_to(app.root)}, which a killed sweep had left"
     for folder in unfinished_checkpoints(app):
         shutil.rmtree(folder, ignore_errors=True)
         yield f"removed {folder.relative_to(app.root)}, which was not finished"
@@ -202,4 +252,4 @@ def _rebuild(app: App) -> Iterator[str]:
         yield f"built the read tables anew from {folded} events"
 
 
-CHECKS = (processes, files)
+CHECKS = (processes, files, sweeps, erasure)

@@ -126,6 +126,30 @@ def thresholds(app: App) -> Iterator[Check]:
             )
 
 
+def production(app: App) -> Iterator[Check]:
+    """Whether production's pointers are as they were written, and say what the log says."""
+    from loop.production import read_pointer
+
+    state, folder = app.state(), app.workspace.paths.production
+    for name in app.settings.tasks:
+        champion, path = state.task(name).champion, folder / f"{name}.json"
+        pointer = read_pointer(folder, name)
+        advice = "A running daemon writes it anew at its next tick: `tuneloop run`."
+        if pointer is None and path.exists():
+            told = f"{path} is not what was written: nobody is answered"
+            yield Check("fail", f"answers to {name}", told, f"{advice} Then look at the disk.")
+        elif pointer is None:
+            waits = bool(state.task(name).baseline)
+            told = f"not by {champion.answerer} yet, which the log says" if waits else "no answerer is chosen yet"
+            yield Check("warn" if waits else "ok", f"answers to {name}", told, advice if waits else "")
+        elif (pointer.answerer, pointer.position) != (champion.answerer, champion.position):
+            told = f"come from {pointer.answerer}, and the log says {champion.answerer or 'nobody'}"
+            level: Literal["warn", "fail"] = "warn" if pointer.position < champion.position else "fail"
+            yield Check(level, f"answers to {name}", told, advice)
+        else:
+            yield Check("ok", f"answers to {name}", f"come from {pointer.answerer}, as the log says")
+
+
 def clock(app: App) -> Iterator[Check]:
     """The time zone, and whether the clock has jumped while the log was written."""
     zone = app.settings.resources.timezone or "the machine's"
@@ -169,4 +193,4 @@ def _set_back(app: App) -> list[tuple[int, float]]:
     return [(int(position), float(back)) for position, back in rows]
 
 
-CHECKS = (permissions, disk, pragmas, model, thresholds, clock)
+CHECKS = (permissions, disk, pragmas, model, production, thresholds, clock)

@@ -175,7 +175,7 @@ def copy(template: Path, root: Path) -> Path:
 VOLATILE = {  # times, places in the log, and what depends on how often a step was begun
     "position", "up_to", "harvested_up_to", "label_position", "attempt", "resumed_from", "seconds", "epoch", "at",
     "text_digest", "kept_as", "step", "of", "loss", "annotated_at", "received_at", "labelled_at", "started_at",
-    "ended_at", "registered_at", "peak_memory_mb", "request_id", "record_id", "cluster", "latency_ms",
+    "ended_at", "registered_at", "peak_memory_mb", "request_id", "record_id", "cluster", "latency_ms", "check",
 }  # fmt: skip
 REPEATED = (ev.LeaseAcquired, ev.StepInterrupted, ev.TrainingProgressed)  # as often as there were processes
 STARTS = (ev.TrainingStarted, ev.EvaluationStarted)

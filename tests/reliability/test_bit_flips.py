@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -19,15 +20,17 @@ import msgspec
 import pytest
 from adapter_world import make_adapter, put_card
 from conftest import Trials
+from starlette.testclient import TestClient
 from store_helpers import contents
 from test_training_kills import kill_at, start, torch, weights
 from train_world import training_folder
 
 from adapters import checkpoints
 from adapters.specs import TrainResult, read_json
-from loop import snapshot
+from loop import health, snapshot
 from loop.bootstrap import open_app, utc_now
 from loop.cli.status import gather
+from loop.gateway import make_app
 from loop.production import Engine, read_pointer
 from loop.state import LoopState
 from loop.steps import last_checkpoint
@@ -151,6 +154,67 @@ def test_flips_in_the_database(
     )
 
 
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from store.workspace import Workspace
+from store_writers import take_in
+with Workspace.open(Path(sys.argv[1])) as workspace:
+    for number in itertools.count():
+        print(take_in(workspace, "writer", number)[-1].position, flush=True)
+"""
+
+
+def test_flips_in_the_write_ahead_log_of_a_killed_writer(
+    lived_in: Path, tmp_path: Path, trials: Trials, measured: Callable[[str, str], None]
+) -> None:
+    count = trials(24, full=150, soak=3000)
+    root = world.copy(lived_in, tmp_path / "killed")
+    here = Path(__file__).parent
+    environment = world.environment(PYTHONPATH=f"{here}{os.pathsep}{here.parent}")
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(root)], stdout=subprocess.PIPE, env=environment)
+    assert writer.stdout is not None
+    acknowledged = [int(writer.stdout.readline()) for _ in range(30)]
+    writer.kill()
+    acknowledged += [int(line) for line in writer.stdout.read().split()]
+    writer.wait()
+    log = root / ".tuneloop" / "tuneloop.sqlite-wal"
+    assert log.stat().st_size > 100_000
+    whole = everything(world.copy(root, tmp_path / "whole"))
+    told: Counter[str] = Counter()
+    for number, (_, place) in enumerate(flips([log], count, 13)):
+        harmed = world.copy(root, tmp_path / "w")
+        path = harmed / ".tuneloop" / "tuneloop.sqlite"
+        with contextlib.suppress(TuneloopError), Workspace.open(harmed) as workspace:
+            told["lost"] += acknowledged[-1] - (head := workspace.log.head().position)
+        found = [one for one in looked_at(harmed) if one.file == str(path)]
+        if found:
+            assert any(one.position == head + 1 for one in found), (place, found)
+            told["named"] += 1
+            if number % 3 == 0:  # whoever writes next writes over the note
+                assert run("pause", harmed) == 0
+                assert any(str(acknowledged[-1]) in one["detail"] for one in doctor(harmed)), place
+                with open_app(harmed, env={}) as app:
+                    (part,) = [one for one in health.parts(app, app.now()) if one.name == "log"]
+                assert part.state == "down", part
+        else:
+            assert everything(harmed) == {**whole, "told": {**whole["told"], "workspace": str(harmed)}}, place
+            told["harmless"] += 1
+        shutil.rmtree(harmed)
+    assert told["named"]
+    measured(
+        f"{count} bit flips in the write-ahead log of a writer that was killed (-9)",
+        f"by {told['named']} SQLite lost {told['lost']:,} acknowledged events without a word: each time named with the "
+        f"first position, also after the next write; {told['harmless']} harmless",
+    )
+
+
+def run(verb: str, root: Path) -> int:
+    """Exit code of a command."""
+    command = [sys.executable, "-m", "loop.cli.main", "-w", str(root), verb]
+    return subprocess.run(command, env=world.environment(), capture_output=True, timeout=120).returncode
+
+
 def test_flips_in_artifacts(
     lived_in: Path, tmp_path: Path, trials: Trials, measured: Callable[[str, str], None]
 ) -> None:
@@ -183,16 +247,39 @@ def test_flips_in_small_files_stop_nobody(lived_in: Path, tmp_path: Path, measur
     with open_app(root) as app:
         paths, state = app.workspace.paths, app.state()
     pointer = paths.production / f"{world.TASK}.json"
-    good, read = read_pointer(paths.production, world.TASK), Counter[str]()
-    for _ in flips([pointer], 500, 11):
+    good, written, told = read_pointer(paths.production, world.TASK), pointer.read_bytes(), Counter[str]()
+    assert good is not None
+    for number, (_, place) in enumerate(flips([pointer], 500, 11)):
         found = read_pointer(paths.production, world.TASK)
-        read["damaged" if found is None else "same" if found == good else "other"] += 1
+        assert found in (None, good), f"{place} makes {found} of it"
+        told["refused" if found is None else "harmless"] += 1
+        if found is None and number % BY_COMMAND == 0:
+            assert any(str(pointer) in one["detail"] for one in doctor(root)), place
+            assert asked(root) == 503, place
+            told["looked at"] += 1
+    assert told["looked at"] > 2
     for _, place in flips([paths.run / "state.snapshot"], 500, 12):
         assert snapshot.load(paths.run) in (LoopState(), state), place
+    pointer.write_bytes(flip(written, len(written) // 2, 0))
+    assert world.run(root) == 0  # the daemon writes it anew
+    anew = read_pointer(paths.production, world.TASK)
+    assert anew is not None and (anew.answerer, anew.position, anew.prompt) == (
+        good.answerer,
+        good.position,
+        good.prompt,
+    )
     measured(
         "500 bit flips in production's pointer, 500 in the copy of the state",
-        f"none stopped a reader; {read['damaged']} pointers were refused, {read['other']} read otherwise",
+        f"none stopped a reader, none was read otherwise; {told['refused']} pointers were refused (doctor names them, "
+        f"the gateway answers 503, the next tick writes them anew), {told['harmless']} say what was written",
     )
+
+
+def asked(root: Path) -> int:
+    """Status of the gateway's answer to a ticket."""
+    body = {"model": world.TASK, "messages": [{"role": "user", "content": "hello"}]}
+    with TestClient(make_app(root), base_url="http://127.0.0.1") as client:
+        return int(client.post("/v1/chat/completions", json=body).status_code)
 
 
 def test_a_flipped_adapter_is_not_loaded_and_the_old_one_answers_on(

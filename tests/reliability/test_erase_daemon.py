@@ -11,9 +11,8 @@ import kill_world as world
 import pytest
 
 from loop.intake import external_record_id
-from loop.sweeping import NOTE
 from store.verify import sound, verify
-from store.workspace import Workspace
+from store.workspace import ERASING, Workspace
 
 
 def killed(root: Path, point: str, *records: str) -> None:
@@ -41,7 +40,7 @@ def test_the_daemon_finishes_what_was_noted(
     assert world.run(root) == 0, world.logs(root)
     with Workspace.open(root) as workspace:
         ids = [external_record_id(world.TASK, one) for one in gone]
-        assert workspace.texts.many(ids) == {} and not (workspace.paths.home / NOTE).exists()
+        assert workspace.texts.many(ids) == {} and not (workspace.paths.home / ERASING).exists()
         erased = workspace.log.select("type = 'RecordErased'", [])
         assert sorted(one.stream for one in erased) == sorted(f"record/{one}" for one in ids)
         assert sound(verify(workspace))

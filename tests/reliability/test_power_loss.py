@@ -109,6 +109,8 @@ def lost(root: Path, told: Told) -> list[int]:
             wrong = [
                 each for each in findings if each.level == "fail" or (each.check == "texts" and each.level != "ok")
             ]
+            # what a weakened sync has lost is named, as far as the note beside the database was on the disk
+            wrong = [each for each in wrong if not (missing and "had been acknowledged and are gone" in each.message)]
             assert not wrong, wrong
             workspace.projections.catch_up()
         caught_up = contents(workspace.database)

@@ -172,7 +172,9 @@ class LoopMachine(RuleBasedStateMachine):
     @rule(share=st.floats(0.2, 1.0))
     def history_is_archived(self, share: float) -> None:
         def act(app: App) -> list[Any]:
-            last = min(closed_by(app.workspace, app.now()), int(share * app.workspace.log.head().position))
+            last = min(
+                closed_by(app.workspace, app.now(), now=app.now()), int(share * app.workspace.log.head().position)
+            )
             archive(app.workspace, last, actor="kim", now=app.now(), segment_events=40, shrink=False)
             return []
 

@@ -65,7 +65,7 @@ def test_writers(tmp_path: Path, trials: Trials, measured: Callable[[str, str], 
     measured(
         f"{WRITERS} processes append {count:,} events each at the same time",
         f"no error, {total:,} positions without a gap, {total / seconds:,.0f} events a second; an append took "
-        f"{times[len(times) // 2]:.1f} ms (median), {times[len(times) * 99 // 100]:.0f} ms (p99), "
+        f"{times[len(times) // 2]:.1f} ms (median), {times[len(times) * 99 // 100]:.1f} ms (p99), "
         f"{times[-1]:.0f} ms (longest)",
     )
 
