@@ -19,7 +19,7 @@ def test_the_library_renders_for_any_labels() -> None:
     names = resolve(["zero-shot", "few-shot", "chain-of-thought"])
     assert names == ["zero-shot@1", "zero-shot@2", "few-shot@1", "chain-of-thought@1"]
     digests = set()
-    for name in available():
+    for name in names:
         spec = render(read(name), LABELS, about="support tickets", definitions={"urgent": "harm now"}, shots=SHOTS)
         for label in LABELS:
             assert label in spec.system
