@@ -16,7 +16,7 @@ from adapters.objectives import examples_for
 from adapters.specs import Example, TrainResult, read_json, read_lines
 from adapters.train import plan
 from loop import commands as cmd
-from loop import datasets, evaluations, manners, questions, serving
+from loop import datasets, evaluations, judging, manners, questions, serving, targets
 from loop.actions import rolled_back
 from loop.bootstrap import App
 from loop.lease import Lease
@@ -172,6 +172,8 @@ def watch_step(context: Context, command: cmd.WatchStep) -> list[Recorded]:
             context.steps.stop(folder, GPU_NEEDED)
         return context.append(_progress(command, cycle, progress), cause=cause)
     if progress.status == "done":
+        if command.kind == "evaluate" and not judging.is_judged(context.app, context.steps, command.task, folder):
+            return []  # a model is being asked what the answers are worth
         finish = _finish_training if command.kind == "train" else _finish_evaluation
         try:
             return context.append(finish(context, command, cycle, folder), cause=cause)
@@ -222,6 +224,7 @@ def _finish_training(context: Context, command: cmd.WatchStep, cycle: Cycle, fol
     from adapters import registry
 
     result = read_json(folder / "result.json", TrainResult)
+    free = context.app.settings.task(command.task).free
     registry.check(folder / "adapter")
     artifact = context.app.workspace.artifacts.put(
         folder / "adapter", "adapter", {"run_id": command.run_id, "adapter": cycle.adapter}
@@ -238,7 +241,14 @@ def _finish_training(context: Context, command: cmd.WatchStep, cycle: Cycle, fol
         temperature=result.temperature,
         peak_memory_mb=round(result.peak_memory_mb, 1),
         stopped=result.stopped,
-        samples=[{"id": one.id, "expected": one.expected, "answered": one.answered} for one in result.samples],
+        samples=[
+            {
+                "id": one.id,
+                "expected": one.expected,
+                "answered": targets.keep(context.app, command.task, one.id, one.answered) if free else one.answered,
+            }
+            for one in result.samples
+        ],
         truncated=result.truncated,
         tokens=result.tokens,
         notes=result.notes,

@@ -19,7 +19,7 @@ from adapters import fields
 from adapters.fields import NotAsked, Schema
 from loop.bootstrap import App
 from loop.settings import TaskSettings, schema_of
-from store.errors import InputError
+from store.errors import InputError, UnknownRecord
 from store.targets import is_seal
 
 Put = Callable[[Connection], object]
@@ -124,6 +124,18 @@ def seal(app: App, task: str, record_id: str, words: str, *, right: bool = True)
     texts = app.workspace.texts
     name = texts.seal_words(record_id, targets.normal(kept))
     return Worded(name, lambda connection: texts.say(connection, record_id, {name: kept}))
+
+
+def keep(app: App, task: str, record_id: str, words: str) -> str:
+    """Seal what a model wrote about a record, and keep it beside the text; "" where it cannot be kept, or the text was
+    erased."""
+    try:
+        worded = seal(app, task, record_id, words, right=False)
+        with app.workspace.database.writing() as connection:
+            worded.put(connection)
+    except (InputError, UnknownRecord):
+        return ""
+    return worded.seal
 
 
 def said_of(app: App, record_ids: Iterable[str]) -> dict[str, Mapping[str, str]]:
