@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import httpx
@@ -10,7 +9,6 @@ import pytest
 
 pytest.importorskip("torch")
 
-from free_world import SCHEMA
 from test_loop import daemon, drop, wait_for
 
 from loop import targets
@@ -32,16 +30,28 @@ rescan_seconds = 1.0
 [wandb]
 enabled = false
 [tasks.orders]
-kind = "{kind}"
+kind = "style"
 {own}
 description = "Thank the customer."
 answer_tokens = 24
 splits = {{ exam_share = 0.4 }}
 harvest = {{ min_new = 1, every_seconds = 0.0 }}
 trigger = {{ first = 20, every = 100 }}
-training = {{ min_steps = 40, epochs = 1.0, batch_size = 4, micro_batch_size = 4, checkpoint_every = 10, eval_every = 10,
-             min_valid = 2, learning_rate = 0.005, max_length = 128, threads = 1, general_share = 0.0 }}
-gate = {{ min_exam = 8, better_than_baseline = {better}, not_worse_margin = 0.99 }}
+[tasks.orders.training]
+min_steps = 40
+epochs = 1.0
+batch_size = 4
+micro_batch_size = 4
+checkpoint_every = 10
+eval_every = 10
+min_valid = 2
+learning_rate = 0.005
+max_length = 128
+threads = 1
+general_share = 0.0
+[tasks.orders.gate]
+min_exam = 8
+better_than_baseline = true
 """
 
 
@@ -51,11 +61,9 @@ def text(number: int) -> tuple[str, str]:
     return f"{FRUITS[number % 5]} {noise}", "Thank you very much."
 
 
-def make(root: Path, model: Path, *, kind: str = "style", own: str = "", better: str = "true") -> None:
+def make(root: Path, model: Path, own: str = "") -> None:
     root.mkdir()
-    (root / "s.json").write_text(json.dumps(SCHEMA))
-    toml = TOML.format(model=model, kind=kind, own=own, better=better)
-    (root / "tuneloop.toml").write_text(toml.replace("\n             min_valid", " min_valid"))
+    (root / "tuneloop.toml").write_text(TOML.format(model=model, own=own))
     Workspace.create(root).close()
 
 
