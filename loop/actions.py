@@ -33,6 +33,7 @@ from store.events import (
 from store.kill_points import reached
 from store.log import Draft, Recorded
 from store.tables import RecordRow
+from store.targets import is_seal
 
 UNDO_DEPTH = 200  # of a person's own actions
 ATTEMPTS = 5  # at an append that others keep getting in the way of
@@ -136,9 +137,13 @@ def undo(app: App, *, annotator: str) -> str:
     if event.previous:
         note = f"undo of {event.label}"
         label(app, event.record_id, event.previous, annotator=annotator, via="undo", note=note, cause=last.event_id)
-        return f"{event.record_id} is {event.previous} again (was {event.label})"
+        return f"{event.record_id} is {_shown(event.previous)} again (was {_shown(event.label)})"
     withdraw(app, event.record_id, annotator=annotator, reason="undo", cause=last.event_id)
-    return f"{event.record_id} carries no label any more (was {event.label})"
+    return f"{event.record_id} carries no label any more (was {_shown(event.label)})"
+
+
+def _shown(label: str) -> str:
+    return "answered in words" if is_seal(label) else label
 
 
 def give_feedback(app: App, task: str, record: str, label: str, *, source: str = "cli") -> list[Recorded]:
