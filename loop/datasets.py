@@ -59,7 +59,7 @@ def harvest(app: App, steps: Steps, task: TaskState, rules: TaskSettings) -> lis
     chosen = select(
         [_candidate(row, opinions.get(row.record_id)) for row in rows],
         rules.harvest,
-        labels={label: task.labels_train.get(label, 0) for label in rules.labels},
+        labels={label: task.labels_train.get(label, 0) for label in rules.labels} or task.labels_train,
         room=room,
         taken_clusters=frozenset(row.cluster for row in queued),
     )

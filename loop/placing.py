@@ -14,7 +14,7 @@ from loop.targets import Targets, targets_of
 from store import queries
 from store.events import LabelGiven, RecordReceived, ReviewReason, ReviewRequested, Side
 from store.log import Draft, step_id
-from store.targets import SAID, sealed
+from store.targets import SAID, is_seal, sealed
 from store.texts import Seal
 
 _CANDIDATES = 50  # records that share a band and are compared exactly, at most
@@ -170,7 +170,8 @@ def _meet_known(app: App, one: Arrival, drafted: Drafted, given: dict[str, str],
     if line.label is None or standing == line.label:
         return
     if standing is not None:
-        drafted.refused.append((one.number, f"record {line.external_id!r} carries the label {standing} already"))
+        carried = "another target" if is_seal(standing) else f"the label {standing}"
+        drafted.refused.append((one.number, f"record {line.external_id!r} carries {carried} already"))
         return
     stream = f"record/{one.record_id}"
     event = _label(one, row.side, row.audit)  # type: ignore[arg-type]

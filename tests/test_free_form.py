@@ -9,12 +9,15 @@ import pytest
 from erase_world import files_with, salts, traces_of
 from free_world import SCHEMA, build, opened, ours, take
 
+from adapters.specs import ExamItem, Example, Prediction, write_lines
 from loop import actions, chats, erasing, exchange, surveying
+from loop.asking import Given, Part
 from loop.settings import load
 from loop.targets import words
 from store import queries
 from store.errors import InputError, SettingsError, UnknownRecord
 from store.events import FeedbackReceived, LabelGiven, RecordReceived
+from store.prompting import PromptSpec
 from store.targets import is_seal
 from store.verify import verify
 
@@ -71,7 +74,7 @@ def test_a_line_again_changes_nothing_and_another_answer_is_refused(root: Path) 
         take(app, "invoices", line)
         assert take(app, "invoices", {**line, "x": 1}).known == 1
         again = take(app, "invoices", {**line, "target": {**TARGET, "total": 2}})
-        assert again.quarantined == 1 and "carries the label" in again.problems[0][1]
+        assert again.quarantined == 1 and "carries another target" in again.problems[0][1]
         twice = take(app, "replies", *[{"id": "r", "text": LETTER, "target": KIND_WORDS}] * 2)
         assert (twice.received, twice.known, twice.quarantined) == (1, 1, 0)
 
@@ -175,6 +178,40 @@ def test_erasing_takes_the_words_everywhere_and_leaves_no_salt_to_guess_by(root:
     assert files_with(root, salt) == [] and files_with(root, b'"target": "ok"') == []
     assert files_with(root, b'"target": "fine"') and traces_of(root, "It is on its way, Mr Poe")
     assert "step 2" in (root / ".tuneloop" / "logs" / "some.log").read_text()
+
+
+def test_erasing_reaches_what_steps_have_of_the_words(root: Path) -> None:
+    one, other = ours("replies", "1"), ours("replies", "2")
+    with opened(root) as app:
+        take(app, "replies", {"id": "1", "text": LETTER, "target": KIND_WORDS})
+        take(app, "replies", {"id": "2", "text": "Where is my gift card?", "target": "It is on its way, Mr Poe"})
+        runs = app.workspace.paths.runs
+        for name in ("replies-run-1", "replies-v1-look-1", "replies-v1-look-1-asking"):
+            (runs / name).mkdir()
+        spec = PromptSpec(name="answer@1", digest="", system="Answer.")
+        write_lines(
+            runs / "replies-run-1" / "train.jsonl",
+            [Example(id=one, messages=spec.messages(LETTER, KIND_WORDS), label="target:x"),
+             Example(id=other, messages=spec.messages("Where?", "On its way"), label="target:y")],
+        )  # fmt: skip
+        samples = {
+            "samples": [{"id": one, "expected": "s", "answered": "odd words"}, {"id": other, "answered": "fine"}]
+        }
+        (runs / "replies-run-1" / "result.json").write_text(json.dumps(samples))
+        look = runs / "replies-v1-look-1"
+        write_lines(look / "exam.jsonl", [ExamItem(id=one, text=LETTER, label="target:x", target=KIND_WORDS)])
+        said = [Prediction(id=who, answerer="v1", decoding="generate", label=None, raw=f"odd answer {n}")
+                for n, who in enumerate((one, other))]  # fmt: skip
+        write_lines(look / "predictions.jsonl", said)
+        parts = [
+            Part(prompt="answer@1", seconds=1.0, given=[Given(one, raw="odd remote 0"), Given(other, raw="odd 1")])
+        ]
+        write_lines(runs / "replies-v1-look-1-asking" / "answers.jsonl", parts)
+        erasing.erase(app, surveying.survey(app, [one]), actor="kim")
+    for gone in (KIND_WORDS, "odd words", "odd answer 0", "odd remote 0"):
+        assert traces_of(root, gone) == [], gone
+    for left in ("On its way", "fine", "odd answer 1", "odd 1"):
+        assert traces_of(root, left), left
 
 
 def test_targets_go_out_and_come_in_as_chat_files(root: Path, tmp_path: Path) -> None:
