@@ -43,6 +43,7 @@ from adapters.profiles import defaults
 from adapters.specs import Backend, Method, Objective, Profile, Targets
 from loop.balance import Kind
 from loop.manners import parse_window
+from prompts import templates
 from store.errors import SettingsError
 from store.targets import is_seal
 
@@ -627,12 +628,26 @@ def load(root: Path, env: Mapping[str, str] | None = None) -> Settings:
     except ValidationError as error:
         raise _settings_error(error, path, environment.names) from None
     for name, task in settings.tasks.items():
-        try:
-            schema_of(root, task)
-        except SettingsError as error:
-            told = f"{path.name}: tasks.{name}.json_schema: {error.message}"
-            raise SettingsError(told, hint=error.hint) from None
+        if task.free:
+            _check_free(root, task, f"{path.name}: tasks.{name}")
     return settings
+
+
+def _check_free(root: Path, task: TaskSettings, where: str) -> None:
+    try:
+        schema_of(root, task)
+    except SettingsError as error:
+        raise SettingsError(f"{where}.json_schema: {error.message}", hint=error.hint) from None
+    try:
+        template = templates.read(task.prompt, root / "prompts")
+    except SettingsError as error:
+        raise SettingsError(f"{where}.prompts: {error.message}", hint=error.hint) from None
+    if template.shots or template.reasoning:
+        does = "shows labelled examples" if template.shots else "reasons before its label"
+        raise SettingsError(
+            f"{where}.prompts: {template.name} {does}, and kind {task.kind!r} has no labels",
+            hint="`extract`, `answer`, or a file of your own without `shots` and `reasoning`: prompts/templates.py.",
+        )
 
 
 def schema_of(root: Path, task: TaskSettings) -> Schema | None:

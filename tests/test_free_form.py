@@ -258,6 +258,8 @@ def test_a_classification_beside_them_is_as_it_was(root: Path) -> None:
         ('kind = "style"\nlabels = ["a", "b"]', ["tasks.t.labels", "'style'"]),
         ('kind = "style"\njudge_model = "m"', ["judge_model", "judge"]),
         ('kind = "instruction"\nprompts = ["answer", "zero-shot"]', ["prompts"]),
+        ('kind = "instruction"\nprompts = ["few-shot"]', ["tasks.t.prompts", "few-shot@1"]),
+        ('kind = "instruction"\nprompts = ["nobody"]', ["tasks.t.prompts", "'nobody'"]),
         ('kind = "instruction"\ntraining.objective = "dpo"', ["training.objective", "labels"]),
         ('kind = "instruction"\ngate.protected = ["a"]', ["gate.protected"]),
         ('kind = "poem"', ["tasks.t.kind", "'poem'"]),
@@ -278,6 +280,8 @@ def test_what_does_not_go_together_is_refused_by_its_key(tmp_path: Path, lines: 
 
 def test_a_free_kind_brings_its_prompt_and_metric(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "mine@2.toml").write_text('system = "Do {about}."')
     (tmp_path / "tuneloop.toml").write_text(
         '[tasks.e]\nkind = "extraction"\njson_schema = "s.json"\n[tasks.i]\nkind = "instruction"\nprompt = "mine@2"\n'
     )
