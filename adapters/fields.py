@@ -14,8 +14,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
-import msgspec
-
 from store.errors import SettingsError
 
 LONGEST = 100_000  # characters of an answer that is looked at
@@ -95,13 +93,20 @@ def parse(words: str, schema: Schema | None = None) -> Any:
 
 
 def written(value: Any) -> str:
-    """A value's JSON as it is trained on: one line, names in the order in which they stand."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    """A value's JSON as it is trained on: one line, names in the order in which they stand.
+
+    Raises:
+        NotAsked: it is nested too deeply, or holds what JSON cannot.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        raise NotAsked("it is no JSON") from None
 
 
 def normal(value: Any) -> str:
     """The same for values that score 1 against each other."""
-    return msgspec.json.encode(sorted(leaves(value).elements())).decode()
+    return json.dumps(sorted(leaves(value).elements()))
 
 
 def score(answered: Any, right: Any) -> float:

@@ -36,6 +36,7 @@ from loop.targets import Targets, targets_of
 from store import queries
 from store.events import EvaluationSucceeded, Event, ForgettingMeasured
 from store.kill_points import reached
+from store.targets import is_seal
 
 VERDICTS = "verdicts.jsonl"  # of the judge, without a word
 GIVEN = "given.jsonl"  # predictions made before the child starts: answers of a remote endpoint
@@ -43,7 +44,9 @@ CONTROL = "control"  # the name the control competes under, and its folder in a 
 
 
 def exam_items(app: App, task: str) -> list[ExamItem]:
-    """The exam as it stands: labelled audit draws, and harvested failures of the exam side marked as hard."""
+    """The exam as it stands: labelled audit draws, and harvested failures of the exam side marked as hard. Labels of
+    another kind, which the task had once, are left out."""
+    free = app.settings.task(task).free
     rows = queries.records(app.workspace.read, task, side="exam", labelled=True)
     texts = {one.record_id: one for one in app.workspace.texts.stored([row.record_id for row in rows])}
     return [
@@ -56,7 +59,9 @@ def exam_items(app: App, task: str) -> list[ExamItem]:
         )
         for row in rows
         # beside the draws only failures: near-copies of a draw would count it twice
-        if (one := texts.get(row.record_id)) is not None and (row.audit or row.answer not in (None, row.label))
+        if (one := texts.get(row.record_id)) is not None
+        and is_seal(row.label) == free
+        and (row.audit or row.answer not in (None, row.label))
     ]
 
 

@@ -196,7 +196,9 @@ def curated_rows(
 
 def training_labels(app: App, task: str, up_to: int) -> list[curation.Labelled]:
     """Labels that stood on the training side at a log position, with their texts; erased ones are left out. What is
-    right in free words is no class: those rows carry no label."""
+    right in free words is no class: those rows carry no label. Labels of another kind, which the task had once, are
+    left out."""
+    free = app.settings.task(task).free
     standing = queries.labelled(app.workspace.read, task, side="train", up_to=up_to)
     texts = app.workspace.texts.many([one.record_id for one in standing])
     answers = {
@@ -206,13 +208,13 @@ def training_labels(app: App, task: str, up_to: int) -> list[curation.Labelled]:
         curation.Labelled(
             id=one.record_id,
             text=texts[one.record_id],
-            label="" if is_seal(one.label) else one.label,
+            label="" if free else one.label,
             cluster=one.cluster,
             position=one.position,
             failure=answers.get(one.record_id) not in (None, one.label),
         )
         for one in standing
-        if one.record_id in texts
+        if one.record_id in texts and is_seal(one.label) == free
     ]
 
 

@@ -1,7 +1,7 @@
 """The step that asks a model what answers in free words are worth: `python -m loop.judging RUN_FOLDER`.
 
     spec.json           JudgeSpec, written by the daemon
-    verdicts.jsonl      one Verdict a line, appended as they come; a later attempt asks only for what is missing
+    judged.jsonl        one Verdict a line, appended as they come; a later attempt asks only for what is missing
     result.json         Judged, written last
     error.json          StepFailure
 
@@ -35,6 +35,7 @@ from store.errors import ModelError, StepError
 if TYPE_CHECKING:
     from prompts.client import Answerer
 
+JUDGED = "judged.jsonl"
 PAIRS_A_PART = 8  # that are asked between two writes
 
 
@@ -68,7 +69,7 @@ def is_judged(app: App, steps: Steps, task: str, folder: Path) -> bool:
             raise ModelError(error.message, hint=error.hint) from error
         part = folder / f"{VERDICTS}.part"
         with steps.fence():
-            write_lines(part, read_lines(aside / VERDICTS, Verdict))
+            write_lines(part, read_lines(aside / JUDGED, Verdict))
             part.replace(folder / VERDICTS)
     if aside.exists():
         with steps.fence():
@@ -94,9 +95,8 @@ def judge_look(folder: Path, _: Stopping) -> None:
         if not exam or not answers:
             raise StepError(f"{spec.look} has no answers to judge", hint="`tuneloop evaluate` makes a new look.")
         # a killed writer leaves a torn last line, to which nothing may be appended
-        write_lines(folder / "verdicts.part", read_lines(folder / VERDICTS, Verdict))
-        (folder / "verdicts.part").replace(folder / VERDICTS)
-        known = {(one.answerer, one.id) for one in read_lines(folder / VERDICTS, Verdict)}
+        _rewrite(folder, read_lines(folder / JUDGED, Verdict))
+        known = {(one.answerer, one.id) for one in read_lines(folder / JUDGED, Verdict)}
         open_ones = [one for one in answers if one.id in exam and (one.answerer, one.id) not in known]
         rules = app.settings.task(spec.task)
         local = read_endpoints(app.workspace.paths.run)
@@ -105,18 +105,24 @@ def judge_look(folder: Path, _: Stopping) -> None:
             for first in range(0, len(open_ones), PAIRS_A_PART):
                 part = open_ones[first : first + PAIRS_A_PART]
                 found = _asked(answerer, rules.description, part, exam, secret)
-                with (folder / VERDICTS).open("ab") as file:
+                with (folder / JUDGED).open("ab") as file:
                     file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in found))
                     file.flush()
                     os.fsync(file.fileno())
-    silent = sum(one.score is None for one in read_lines(folder / VERDICTS, Verdict))
+    told = read_lines(folder / JUDGED, Verdict)
+    silent = sum(one.score is None for one in told)
     if silent > TOLERATED * len(answers):
-        (folder / VERDICTS).unlink()  # another model may be named by the next attempt
+        _rewrite(folder, [one for one in told if one.score is not None])  # the next attempt asks for the others again
         raise ModelError(
             f"the judge gave no verdict on {silent} of {len(answers)} answers",
             hint=f"It must reply {judge.FIRST}, {judge.SECOND} or {judge.TIE}: name a larger model in `judge_model`.",
         )
     write_json(folder / "result.json", Judged(silent=silent))
+
+
+def _rewrite(folder: Path, verdicts: list[Verdict]) -> None:
+    write_lines(folder / "judged.part", verdicts)
+    (folder / "judged.part").replace(folder / JUDGED)
 
 
 def _asked(

@@ -202,7 +202,7 @@ def last_checkpoint(folder: Path) -> int:
 
 def forget_ending(folder: Path) -> None:
     """Remove how the last attempt ended, before the next one is recorded: it would be taken for the next one's."""
-    for leftover in ("error.json", "result.json"):
+    for leftover in ("error.json", "result.json", "verdicts.jsonl"):
         (folder / leftover).unlink(missing_ok=True)
 
 

@@ -12,6 +12,8 @@ from free_world import SCHEMA, build, opened, ours, take
 from adapters.specs import ExamItem, Example, Prediction, write_lines
 from loop import actions, chats, erasing, exchange, surveying
 from loop.asking import Given, Part
+from loop.evaluations import exam_items
+from loop.fitting import training_labels
 from loop.settings import load
 from loop.targets import words
 from store import queries
@@ -104,6 +106,31 @@ def test_a_target_that_is_not_as_the_schema_has_it_is_put_aside_without_quoting_
         done = take(app, "invoices", {"id": "1", "text": BILL, "target": target})
         assert done.quarantined == 1 and why in done.problems[0][1]
         assert "Secret" not in str(done.problems)
+
+
+@pytest.mark.parametrize("answer", ['{"shop": "\\ud800"}', "[" * 3000, '{"total": 1e999}', "9" * 5000, "\u2028 {}"])
+def test_any_answer_of_production_is_taken_in(root: Path, answer: str) -> None:
+    with opened(root) as app:
+        done = take(app, "invoices", {"id": "1", "text": BILL, "answer": answer, "answered_by": "m"})
+        assert (done.received, done.quarantined) == (1, 0)
+        app.workspace.projections.catch_up()
+        row = queries.record(app.workspace.read, ours("invoices", "1"))
+        assert row is not None and words(app, row.record_id, row.answer) == answer.strip()
+
+
+def test_labels_that_a_task_had_as_another_kind_are_left_out(root: Path) -> None:
+    with opened(root) as app:
+        for n in range(12):
+            take(
+                app,
+                "tickets",
+                {"id": f"t{n}", "text": f"{chr(97 + n) * 8} went wrong {n * n} times", "label": "urgent"},
+            )
+    toml = (root / "tuneloop.toml").read_text()
+    (root / "tuneloop.toml").write_text(toml.replace('labels = ["urgent", "billing"]', 'kind = "style"'))
+    with opened(root) as app:
+        app.workspace.projections.catch_up()
+        assert training_labels(app, "tickets", app.state().position) == [] and exam_items(app, "tickets") == []
 
 
 def test_logs_and_chats_of_free_tasks_are_read(root: Path) -> None:

@@ -96,7 +96,7 @@ def run(folder: Path) -> subprocess.CompletedProcess[bytes]:
 
 
 def scores(folder: Path) -> dict[str, float | None]:
-    return {one.id: one.score for one in read_lines(folder / evaluations.VERDICTS, evaluations.Verdict)}
+    return {one.id: one.score for one in read_lines(folder / judging.JUDGED, evaluations.Verdict)}
 
 
 def test_answers_are_judged_beside_the_right_ones_in_both_orders(tmp_path: Path) -> None:
