@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -303,6 +304,15 @@ def test_what_does_not_go_together_is_refused_by_its_key(tmp_path: Path, lines: 
         load(tmp_path, {})
     for word in told:
         assert word in caught.value.message
+
+
+def test_a_missing_validator_is_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jsonschema_rs", None)
+    (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
+    (tmp_path / "tuneloop.toml").write_text('[tasks.t]\nkind = "extraction"\njson_schema = "s.json"\n')
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, {})
+    assert "tasks.t.json_schema" in caught.value.message and "tuneloop[extraction]" in caught.value.hint
 
 
 def test_a_free_kind_brings_its_prompt_and_metric(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from train_world import PROMPT, training_folder
 
 from adapters import base_model
