@@ -106,7 +106,13 @@ def show_tree(values: dict[str, Any]) -> None:
     if not records:
         return
     shown = [
-        (brief(one["record_id"]), one["part"], as_class(one["label"]), one["annotator"] or "–", "erased" if one["erased"] else "")
+        (
+            brief(one["record_id"]),
+            one["part"],
+            as_class(one["label"]),
+            one["annotator"] or "–",
+            "erased" if one["erased"] else "",
+        )
         for one in records[:SHOWN_RECORDS]
     ]
     show(table(["record", "part", "label", "labelled by", ""], shown))
