@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: check-axolotl demo test lint bench bench-train bench-score bench-quality bench-methods reliability drill soak model clean help
+.PHONY: check-axolotl demo test lint bench bench-train bench-score bench-quality bench-methods bench-tasks reliability drill soak model clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -61,6 +61,10 @@ bench-quality: model  ## accuracy by examples per class: prompts, adapters, the 
 
 bench-methods: model  ## what preferences and rewards add to an adapter that already answers
 	$(BIN)/python -P ops/bench/methods.py
+
+bench-tasks: model  ## what an adapter adds where answers are free words: JSON by field, a fixed style by chrF
+	$(BIN)/python -P ops/bench/free_form.py --kind extraction
+	$(BIN)/python -P ops/bench/free_form.py --kind style
 
 AXOLOTL := .venv-axolotl
 

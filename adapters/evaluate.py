@@ -164,7 +164,7 @@ class _Work:
                 answerer=one.name,
                 decoding="generate",
                 label=parse_answer(words.text, prompt, self._spec.labels),
-                raw=words.text[:RAW_CHARS],
+                raw=words.text[:RAW_CHARS] if self._spec.labels else words.text,
                 latency_ms=round(words.seconds * 1000, 2),
             )
             for item, words in zip(asked, said, strict=True)

@@ -83,14 +83,14 @@ def make(
         "model": model,
         "processing_class": tokenizer,
         "train_dataset": rows,
-        "eval_dataset": rows if held.prompts else None,  # Trainer wants one; `evaluate` scores `held`
+        "eval_dataset": rows if held.count else None,  # Trainer wants one; `evaluate` scores `held`
         "callbacks": [watch],
         "valid": held,
-        "steered": len(held.prompts) >= max(1, spec.min_valid),
+        "steered": held.count >= max(1, spec.min_valid),
         "patience": spec.patience,
         "earliest": min(spec.min_steps, steps) // 2,
     }
-    arguments = _arguments(spec, checkpoints, steps, warmup, device, bool(held.prompts))
+    arguments = _arguments(spec, checkpoints, steps, warmup, device, bool(held.count))
     if spec.objective == "sft":
         kept = {"max_length": spec.max_length, "dataset_kwargs": {"skip_prepare_dataset": True}}
         collator = None if unpackable else PackedCollator(tree=tree)

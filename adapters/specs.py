@@ -55,6 +55,7 @@ class ExamItem(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     label: str
     hard: bool = False  # harvested failure: reported apart, never in the estimate
+    target: str = ""  # the right words, where `label` is their seal
 
 
 class BaseModelRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +71,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     task: str
     adapter: str
-    labels: list[str]
+    labels: list[str]  # none: answers are free words, and each example's label is the seal of its target
     prompt: PromptSpec
     base: BaseModelRef
     method: Method = "qlora"
@@ -139,7 +140,7 @@ class EvalSpec(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     evaluation_id: str
     task: str
-    labels: list[str]
+    labels: list[str]  # none: answers are free words
     base: BaseModelRef
     candidate: str  # name of the answerer that is judged
     answerers: list[AnswererSpec]
@@ -196,9 +197,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     answerer: str
     decoding: Decoding
     label: str | None  # None: abstained or not a label
-    raw: str = ""  # what was generated, cut to 80 characters
+    raw: str = ""  # what was generated, cut to 80 characters where there are labels
     probabilities: dict[str, float] = {}
     latency_ms: float = 0.0
+    score: float | None = None  # what free words are worth, 0..1; None: not known
+    invalid: bool = False  # free words that are not of the asked form
 
 
 class ForgettingResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -214,8 +214,11 @@ def _padded(model: Any) -> list[str]:
 
 
 def _labelled(tokenizer: Any, spec: TrainSpec, valid: list[Example]) -> LabelledPrompts:
+    from adapters.making import rows_for
     from adapters.trainer import LabelledPrompts
 
+    if not spec.labels:
+        return LabelledPrompts([], [], [], rows_for(tokenizer, spec, valid).rows)
     answers = []
     for label in spec.labels:
         row = encode(tokenizer, spec.prompt.messages("", label))
@@ -270,8 +273,13 @@ def _samples(trainer: Steered, tokenizer: Any, spec: TrainSpec, examples: list[E
         )
     texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
     return [
-        # what was written may echo the ticket, and goes into an event: only a label is kept
-        SampleOutput(id=example.id, expected=example.label, answered=parse_label(text, spec.labels) or "")
+        # what was written may echo the ticket, and goes into an event: only a label is kept; free words, which the
+        # caller seals, stay as they are
+        SampleOutput(
+            id=example.id,
+            expected=example.label,
+            answered=(parse_label(text, spec.labels) or "") if spec.labels else text.strip(),
+        )
         for example, text in zip(chosen, texts, strict=True)
     ]
 

@@ -30,11 +30,17 @@ PACKABLE = frozenset({"llama", "qwen2", "qwen3", "mistral", "gemma", "smollm3", 
 
 
 class LabelledPrompts(msgspec.Struct, frozen=True):
-    """Validation examples: prompts in tokens, the labels' tokens, and which label is right."""
+    """Validation examples: prompts in tokens, the labels' tokens, and which label is right. Where answers are free
+    words there are none of these, but `written`: rows as they are trained on."""
 
     prompts: list[list[int]]
     answers: list[list[int]]
     targets: list[int]
+    written: list[dict[str, Any]] = []
+
+    @property
+    def count(self) -> int:
+        return len(self.prompts) or len(self.written)
 
 
 class Steering(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,21 +141,44 @@ class Steered(Trainer):
             packed = not can_pack(methods.base_of(self.model))
             return label_log_likelihoods(self.model, valid.prompts, valid.answers, packed=packed)
 
+    def written_loss(self, rows: Sequence[dict[str, Any]]) -> float:
+        """Mean loss a token of what is to be learned of the rows, in the precision of training."""
+        size, total, tokens = self.args.per_device_train_batch_size, 0.0, 0
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for first in range(0, len(rows), size):
+                part = rows[first : first + size]
+                learned = sum(len(row["input_ids"]) - row["start"] for row in part)
+                inputs = self._prepare_inputs(self.data_collator(part))
+                with torch.no_grad(), self.precision():
+                    total += float(self.compute_loss(self.model, inputs)) * learned
+                tokens += learned
+        finally:
+            self.model.train(was_training)
+        return total / tokens
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss and accuracy over the label set, instead of the loss alone."""
+        """Loss and accuracy over the label set, instead of the loss alone. Free words have no accuracy before they are
+        written: their loss alone steers, as the mean probability of a token."""
         valid = self.valid
-        if valid is None or not valid.prompts:
+        if valid is None or not valid.count:
             return {}
-        scores = self.label_scores(valid)
-        loss, accuracy = loss_and_accuracy(scores, valid)
+        if valid.written:
+            loss = self.written_loss(valid.written)
+            accuracy = math.exp(-loss)
+        else:
+            loss, accuracy = loss_and_accuracy(self.label_scores(valid), valid)
         if self.steered:
             step = self.state.global_step
             self.steering = steer(self.steering, step, accuracy, loss, patience=self._patience, earliest=self._earliest)
             if self.steering.best_step == step:
                 self._save_best(step)
-        found = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_accuracy": accuracy}
+        found = {f"{metric_key_prefix}_loss": loss}
+        if not valid.written:
+            found[f"{metric_key_prefix}_accuracy"] = accuracy
         self.log(found)
         before: Any = getattr(self, "control")  # noqa: B009 - untyped above
         control: Any = self.callback_handler.on_evaluate(self.args, self.state, before, found)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
+from loop import targets
 from loop.bootstrap import App
 from loop.intake import external_record_id
 from loop.state import Deployed, Plan
+from loop.targets import Put
 from store import queries
 from store.errors import Conflict, GateRefused, InputError, UnknownLabel, UnknownRecord
 from store.events import (
@@ -31,6 +33,7 @@ from store.events import (
 from store.kill_points import reached
 from store.log import Draft, Recorded
 from store.tables import RecordRow
+from store.targets import is_seal
 
 UNDO_DEPTH = 200  # of a person's own actions
 ATTEMPTS = 5  # at an append that others keep getting in the way of
@@ -39,15 +42,17 @@ ATTEMPTS = 5  # at an append that others keep getting in the way of
 def label(
     app: App, record_id: str, label: str, *, annotator: str, note: str = "", via: str = "label", cause: str = ""
 ) -> list[Recorded]:
-    """Give a record its label; the same label by the same person again changes nothing.
+    """Give a record its label; the same label by the same person again changes nothing. In a free-form task the label
+    is the right answer in words.
 
     Raises:
         UnknownRecord: there is no such record, or its text was erased.
         UnknownLabel: the task has no such label.
+        InputError: the words are not as the task has its answers.
     """
     for _ in range(ATTEMPTS):
         version, row = _record(app, record_id)
-        name = _known_label(app, row.task, label)
+        name, put = _named(app, row, label)
         if row.label == name and row.annotator == annotator:
             return []
         event = LabelGiven(
@@ -61,7 +66,7 @@ def label(
             via=via,
             note=note,
         )
-        recorded = _append_on_record(app, version, event, annotator, cause)
+        recorded = _append_on_record(app, version, event, annotator, cause, put)
         if recorded:
             return recorded
     raise _busy(record_id)
@@ -132,9 +137,13 @@ def undo(app: App, *, annotator: str) -> str:
     if event.previous:
         note = f"undo of {event.label}"
         label(app, event.record_id, event.previous, annotator=annotator, via="undo", note=note, cause=last.event_id)
-        return f"{event.record_id} is {event.previous} again (was {event.label})"
+        return f"{event.record_id} is {_shown(event.previous)} again (was {_shown(event.label)})"
     withdraw(app, event.record_id, annotator=annotator, reason="undo", cause=last.event_id)
-    return f"{event.record_id} carries no label any more (was {event.label})"
+    return f"{event.record_id} carries no label any more (was {_shown(event.label)})"
+
+
+def _shown(label: str) -> str:
+    return "answered in words" if is_seal(label) else label
 
 
 def give_feedback(app: App, task: str, record: str, label: str, *, source: str = "cli") -> list[Recorded]:
@@ -143,6 +152,7 @@ def give_feedback(app: App, task: str, record: str, label: str, *, source: str =
     Raises:
         UnknownRecord: there is no such record.
         UnknownLabel: the task has no such label.
+        InputError: the words are not as the task has its answers.
     """
     app.workspace.projections.catch_up()
     row = queries.record(app.workspace.read, record)
@@ -150,7 +160,7 @@ def give_feedback(app: App, task: str, record: str, label: str, *, source: str =
         row = queries.record(app.workspace.read, external_record_id(task, record))
     if row is None or row.task != task:
         raise UnknownRecord(f"{task} has no record {record!r}", hint="`tuneloop ingest` brings records in.")
-    name = _known_label(app, task, label)
+    name, put = _named(app, row, label)
     if row.feedback == name:
         return []
     event = FeedbackReceived(
@@ -162,7 +172,7 @@ def give_feedback(app: App, task: str, record: str, label: str, *, source: str =
         answered_by=row.answered_by,
         source=source,
     )
-    return app.workspace.log.append([Draft(event, _stream(row.record_id))], actor=source, now=app.now())
+    return app.workspace.log.append([Draft(event, _stream(row.record_id))], actor=source, now=app.now(), within=put)
 
 
 def pause(app: App, reason: str = "", *, actor: str = "cli") -> list[Recorded]:
@@ -188,13 +198,14 @@ def request_training(
         SettingsError: there is no such task.
         InputError: fewer than two classes carry a label on the training side.
     """
-    app.settings.task(task)
+    free = app.settings.task(task).free
     state = app.state().task(task)
-    if (classes := len(state.labels_train)) < 2:
+    if (classes := len(state.labels_train)) < (1 if free else 2):
         first = "`tuneloop ingest FILE` takes examples or records in" if not state.records else ""
         told = "one class only" if classes else "no class"
         raise InputError(
-            f"{task} has labels of {told} on the training side; two are needed",
+            f"{task} has {'no right answer' if free else f'labels of {told}'} on the training side"
+            + ("" if free else "; two are needed"),
             hint=f"{first}; then `tuneloop review`." if first else "`tuneloop review` labels what is in the queue.",
         )
     event = TrainingRequested(task=task, request_id=str(uuid.uuid4()), reason=reason or "requested", plan=plan)
@@ -332,6 +343,14 @@ def _record(app: App, record_id: str) -> tuple[int, RecordRow]:
     return version, row
 
 
+def _named(app: App, row: RecordRow, label: str) -> tuple[str, Put | None]:
+    """The label as events name it, and how to keep its words where it is words."""
+    if not app.settings.task(row.task).free:
+        return _known_label(app, row.task, label), None
+    worded = targets.seal(app, row.task, row.record_id, label)
+    return worded.seal, worded.put
+
+
 def _known_label(app: App, task: str, label: str) -> str:
     labels = app.settings.task(task).labels
     for known in labels:
@@ -341,14 +360,24 @@ def _known_label(app: App, task: str, label: str) -> str:
 
 
 def _append_on_record(
-    app: App, version: int, event: LabelGiven | LabelWithdrawn | ReviewSkipped, annotator: str, cause: str = ""
+    app: App,
+    version: int,
+    event: LabelGiven | LabelWithdrawn | ReviewSkipped,
+    annotator: str,
+    cause: str = "",
+    put: Put | None = None,
 ) -> list[Recorded]:
     """Append unless the record's stream has moved on from `version`; empty then."""
     stream = _stream(event.record_id)
     reached("action.record_checked")
     try:
         return app.workspace.log.append(
-            [Draft(event, stream)], actor=annotator, now=app.now(), expected={stream: version}, causation_id=cause
+            [Draft(event, stream)],
+            actor=annotator,
+            now=app.now(),
+            expected={stream: version},
+            causation_id=cause,
+            within=put,
         )
     except Conflict:
         return []

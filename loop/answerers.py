@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from loop.bootstrap import App
-from loop.settings import Settings, TaskSettings, secret_in
+from loop.settings import Settings, TaskSettings, schema_of, secret_in
 from loop.state import TaskState
 from prompts import templates
 from store.errors import ModelError, SettingsError
@@ -93,9 +93,16 @@ def render(app: App, rules: TaskSettings, name: str, shots: Sequence[str] = ()) 
         for row in rows
         if row is not None and row.label and row.record_id in texts
     ]
-    return templates.render(
-        template, rules.labels, about=rules.description, definitions=rules.label_descriptions, shots=examples
+    schema = schema_of(app.root, rules)
+    prompt = templates.render(
+        template,
+        rules.labels,
+        about=rules.description,
+        definitions=rules.label_descriptions,
+        shots=examples,
+        schema=schema.text if schema else "",
     )
+    return msgspec.structs.replace(prompt, max_tokens=rules.answer_tokens) if rules.free else prompt
 
 
 def baseline_prompt(app: App, rules: TaskSettings, task: TaskState) -> PromptSpec:

@@ -26,6 +26,7 @@ from adapters.specs import read_json, read_lines, write_json, write_lines
 from loop.answerers import baseline_prompt, open_answerer, render, upstream
 from loop.bootstrap import App, open_app
 from loop.services import read_endpoints
+from loop.settings import schema_of
 from prompts import templates
 from store.errors import EndpointError, ModelError, StepError
 from store.kill_points import reached
@@ -54,11 +55,13 @@ class AskSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Given(msgspec.Struct, frozen=True):
-    """An answer without a word of what was said: it may echo the ticket."""
+    """An answer without a word of what was said: it may echo the ticket. Only free words, which the exam scores, are
+    kept, until the look is over."""
 
     id: str
     label: str | None = None  # None: no label
     latency_ms: float = 0.0
+    raw: str = ""  # where there are no labels
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +86,9 @@ def key(app: App, task: str, prompt: str = "") -> str:
     own = app.root / "prompts"
     names = [prompt] if prompt else templates.resolve(rules.prompts, own)
     words = [where.url, where.model, rules.labels, rules.description, rules.label_descriptions, rules.shots]
+    if rules.free:
+        schema = schema_of(app.root, rules)
+        words += [schema.text if schema else "", rules.answer_tokens]
     files = [(name, templates.read(name, own)) for name in names]
     return hashlib.sha256(msgspec.json.encode([words, files])).hexdigest()
 
@@ -171,7 +177,7 @@ def _answers(
 ) -> list[Given]:
     answered = answerer.answer(prompt, [texts[one] for one in ids], labels)
     return [
-        Given(record, one.label, round(one.latency_ms, 3))
+        Given(record, one.label, round(one.latency_ms, 3), "" if labels else one.raw)
         for record, one in zip(ids, answered, strict=True)
         if not one.error
     ]

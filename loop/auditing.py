@@ -88,7 +88,12 @@ def audit_file(app: App, task: str, path: Path) -> Audit:
                 place = f"line {line.number}"
                 rows.append(
                     curation.Labelled(
-                        id=place, text=line.text, label=line.label, cluster=place, position=line.number, failure=None
+                        id=place,
+                        text=line.text,
+                        label="" if rules.free else line.label,
+                        cluster=place,
+                        position=line.number,
+                        failure=None,
                     )
                 )
     except OSError as error:
@@ -122,7 +127,7 @@ def _audit(
     return Audit(
         train=len(curated.train),
         valid=len(curated.valid),
-        per_class=dict(Counter(one.label for one in (*curated.train, *curated.valid))),
+        per_class=dict(Counter(one.label for one in (*curated.train, *curated.valid) if one.label)),
         curation=[*curated.counts, general.counted(mixed)],
         warnings=[*(told or []), *curated.warnings, *advice],
         rare=curated.rare,

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, TypeVar
 
-Kind = Literal["classification", "extraction", "instruct", "style"]
+Kind = Literal["classification", "extraction", "instruction", "style"]
 WARN_RATIO = 3
 CAP_RATIO = 10
 KEPT = 50  # examples that a cap leaves a class: one stray label of a new class must not cost all others theirs
@@ -21,7 +21,7 @@ MOST_COPIES = 10  # of one example: more often seen it is learned by heart
 GUIDELINES: Mapping[Kind, tuple[int, int]] = {
     "classification": (50, 200),
     "extraction": (100, 500),
-    "instruct": (500, 1_000),
+    "instruction": (500, 1_000),
     "style": (1_000, 5_000),
 }
 

@@ -84,7 +84,8 @@ def curate(
         embed: makes embeddings, where they are wanted.
         out_of_fold: for the audit of labels; None leaves it out.
         reweight: show examples of small classes more often, until all classes weigh the same.
-        kind: of the task: which size guideline holds.
+        kind: of the task: which size guideline holds. Without classes nothing is capped, repeated or audited, and
+            rows carry no label.
 
     Raises:
         ValueError: a cosine is out of range.
@@ -102,25 +103,29 @@ def curate(
     count("duplicates", gone["duplicates"], f"cosine of at least {near_duplicate:g} by {measure}; the newest stays")
     warnings += _conflicts(rows, left_out)
     rare, uneven = balance.rare(kept, classes), balance.warnings(kept, classes, kind)
-    kept, over = balance.capped(kept, seed)
-    left_out += [LeftOut(one.id, "capped") for one in over]
-    count("capped", len(over), f"beyond {balance.CAP_RATIO}:1 of the smallest class and {balance.KEPT} examples")
+    labelled = kind == "classification"
+    if labelled:
+        kept, over = balance.capped(kept, seed)
+        left_out += [LeftOut(one.id, "capped") for one in over]
+        count("capped", len(over), f"beyond {balance.CAP_RATIO}:1 of the smallest class and {balance.KEPT} examples")
     failures = sum(one.failure is True for one in kept)
     count("failures", failures, "answered wrongly by production, included")
     suspects: list[Suspect] = []
     audited = "labels that a model that has not seen them doubts"
-    if out_of_fold is not None and len(kept) >= LEAST and kind == "classification":
+    if out_of_fold is not None and len(kept) >= LEAST and labelled:
         ids, texts, labels = zip(*((one.id, one.text, one.label) for one in kept), strict=True)
         suspects = find_suspects(ids, texts, labels, out_of_fold)
     else:
         audited = f"not audited: that takes {LEAST} labels" if len(kept) < LEAST else "not audited"
-    count("suspects", len(suspects), audited)
+    if labelled:
+        count("suspects", len(suspects), audited)
     train, valid = _divided(kept, valid_share, seed)
     count("validation", len(valid), "held out by cluster")
-    copies = balance.copies(Counter(one.label for one in train), even=reweight) if kind == "classification" else {}
-    again = sum(copies.get(one.label, 1) - 1 for one in train)
-    shown = ", ".join(f"{label} x{times}" for label, times in sorted(copies.items()))
-    count("repeated", again, f"examples shown again: {shown}" if shown else "no class is shown more than once")
+    copies = balance.copies(Counter(one.label for one in train), even=reweight) if labelled else {}
+    if labelled:
+        again = sum(copies.get(one.label, 1) - 1 for one in train)
+        shown = ", ".join(f"{label} x{times}" for label, times in sorted(copies.items()))
+        count("repeated", again, f"examples shown again: {shown}" if shown else "no class is shown more than once")
     warnings += uneven
     if any(one.failure is not None for one in kept) and not failures:
         warnings.append("no example is one that production got wrong: those teach most")

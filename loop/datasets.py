@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from store.events import DatasetFrozen, HarvestCompleted, ReviewRequested
 from store.kill_points import reached
 from store.log import Draft
 from store.tables import RecordRow
+from store.texts import StoredText
 
 HARVEST_WINDOW = 1000  # newest records that a harvest looks at
 
@@ -57,7 +59,7 @@ def harvest(app: App, steps: Steps, task: TaskState, rules: TaskSettings) -> lis
     chosen = select(
         [_candidate(row, opinions.get(row.record_id)) for row in rows],
         rules.harvest,
-        labels={label: task.labels_train.get(label, 0) for label in rules.labels},
+        labels={label: task.labels_train.get(label, 0) for label in rules.labels} or task.labels_train,
         room=room,
         taken_clusters=frozenset(row.cluster for row in queued),
     )
@@ -210,6 +212,7 @@ def freeze_spec(app: App, task: TaskState, rules: TaskSettings, plan: Plan, trig
         measure=rules.curation.measure,
         threshold=rules.curation.threshold,
         reweight=rules.curation.reweight,
+        kind=rules.kind,
     )
 
 
@@ -293,7 +296,7 @@ def rendered(app: App, rules: TaskSettings, spec: TrainSpec, items: list[Item]) 
     """
     mixed = general.read(app.root, rules.training.general_file)
     answers = _answers(app, spec.task)
-    texts = app.workspace.texts.many([item.id for item in items if item.kind == "task"])
+    texts = {one.record_id: one for one in app.workspace.texts.stored([one.id for one in items if one.kind == "task"])}
     return {
         split: [
             example
@@ -359,7 +362,7 @@ def _from_champion(app: App, spec: TrainSpec) -> TrainSpec:
 
 
 def _example(
-    item: Item, spec: TrainSpec, texts: dict[str, str], mixed: general.General, answers: dict[str, str]
+    item: Item, spec: TrainSpec, texts: Mapping[str, StoredText], mixed: general.General, answers: dict[str, str]
 ) -> Example | None:
     """None for a text that was erased since, or a general example that its file has no longer."""
     if item.kind == "general":
@@ -367,10 +370,10 @@ def _example(
         return None if messages is None else Example(id=item.id, messages=messages, kind="general")
     if item.id not in texts:
         return None
-    answer = answers.get(item.id, "")
+    stored, answer = texts[item.id], answers.get(item.id, "")
     return Example(
         id=item.id,
-        messages=spec.prompt.messages(texts[item.id], item.label),
+        messages=spec.prompt.messages(stored.text, stored.said.get(item.label, item.label)),
         label=item.label,
-        rejected=answer if answer != item.label else "",
+        rejected=answer if answer != item.label and spec.labels else "",
     )

@@ -27,7 +27,7 @@ from loop.bootstrap import App
 from loop.steps import LOCK as STEP_LOCK
 from loop.steps import is_locked
 from loop.surveying import Report as Report
-from loop.surveying import Survey, take_over, victim_of
+from loop.surveying import Survey, renewed, take_over, victims_of
 from loop.sweeping import Sweep
 from loop.traces import Victim
 from store import queries
@@ -83,7 +83,11 @@ def erase(
     with _alone(app, LOCK_SECONDS):
         _resume(app, epoch, say)  # a note of another erasure must not be lost
         note = Note(
-            victims=surveyed.victims, report=surveyed.report, actor=actor, reason=reason, customer=surveyed.customer
+            victims=renewed(app, surveyed.victims),
+            report=surveyed.report,
+            actor=actor,
+            reason=reason,
+            customer=surveyed.customer,
         )
         _keep(app, note)
         reached("erase.noted")
@@ -218,7 +222,7 @@ def _came_in(app: App, note: Note) -> bool:
     app.workspace.projections.catch_up()
     for stored in app.workspace.texts.stored(fresh):
         note.report.records.append(stored.record_id)
-        note.victims.append(victim_of(stored))
+        note.victims += victims_of(stored)
     _keep(app, note)
     _delete_texts(app, note)
     return True

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
-from adapters import metrics
+from adapters import free_form, mean_scores, metrics
 from adapters.specs import (
     KNOWN,
     AnswererKind,
     AnswererSpec,
     BaseModelRef,
+    Decoding,
     EvalResult,
     EvalSpec,
     ExamItem,
@@ -32,29 +33,42 @@ from adapters.specs import (
 from loop.answerers import baseline_prompt, training_prompt, upstream
 from loop.bootstrap import App
 from loop.commands import StartEvaluation
-from loop.settings import TaskSettings
+from loop.settings import TaskSettings, schema_of
 from loop.state import TaskState
 from loop.steps import Fence
+from loop.targets import Targets, targets_of
 from store import queries
 from store.errors import ArtifactError
 from store.events import EvaluationSucceeded, Event, ForgettingMeasured
 from store.kill_points import reached
+from store.targets import is_seal
 
 IDENTITIES = "answerers.json"  # in a kept look: name -> identity
 LOOKED_BACK = 10  # looks whose answers are taken again
+VERDICTS = "verdicts.jsonl"  # of the judge, without a word
 GIVEN = "given.jsonl"  # predictions made before the child starts: answers of a remote endpoint
 CONTROL = "control"  # the name the control competes under, and its folder in a dataset artifact
 
 
 def exam_items(app: App, task: str) -> list[ExamItem]:
-    """The exam as it stands: labelled audit draws, and harvested failures of the exam side marked as hard."""
+    """The exam as it stands: labelled audit draws, and harvested failures of the exam side marked as hard. Labels of
+    another kind, which the task had once, are left out."""
+    free = app.settings.task(task).free
     rows = queries.records(app.workspace.read, task, side="exam", labelled=True)
-    texts = app.workspace.texts.many([row.record_id for row in rows])
+    texts = {one.record_id: one for one in app.workspace.texts.stored([row.record_id for row in rows])}
     return [
-        ExamItem(id=row.record_id, text=texts[row.record_id], label=str(row.label), hard=not row.audit)
+        ExamItem(
+            id=row.record_id,
+            text=one.text,
+            label=str(row.label),
+            hard=not row.audit,
+            target=one.said.get(str(row.label), ""),
+        )
         for row in rows
         # beside the draws only failures: near-copies of a draw would count it twice
-        if row.record_id in texts and (row.audit or row.answer not in (None, row.label))
+        if (one := texts.get(row.record_id)) is not None
+        and is_seal(row.label) == free
+        and (row.audit or row.answer not in (None, row.label))
     ]
 
 
@@ -78,9 +92,11 @@ def prepare(
     artifacts = app.workspace.artifacts
     remote = bool(upstream(app.settings).url)
     deployed = training_prompt(app, rules)
+    decodings: list[Decoding] = ["generate"] if rules.free else ["generate", "score"]
     answerers = []
     if not remote:
-        answerers.append(AnswererSpec(name=task.baseline, kind="prompt", prompt=baseline_prompt(app, rules, task)))
+        prompt = baseline_prompt(app, rules, task)
+        answerers.append(AnswererSpec(name=task.baseline, kind="prompt", prompt=prompt, decodings=decodings))
     wanted = [command.adapter]
     if task.champion.kind == "adapter" and task.champion.answerer != command.adapter:
         wanted.insert(0, task.champion.answerer)
@@ -96,6 +112,7 @@ def prepare(
                 prompt=deployed,
                 adapter=str(artifacts.path(artifact, verify=True)),
                 temperature=row.temperature if row else 1.0,
+                decodings=decodings,
             )
         )
     if control:
@@ -120,7 +137,8 @@ def prepare(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         write_lines(folder / "exam.jsonl", exam)
-        write_lines(folder / KNOWN, known(app, spec, {item.id for item in exam}))
+        if not rules.free:  # free answers are kept without their words
+            write_lines(folder / KNOWN, known(app, spec, {item.id for item in exam}))
         reached("evaluate.exam_written")
         write_json(folder / "spec.json", spec)
     return spec
@@ -162,6 +180,20 @@ def read_exam(folder: Path) -> list[ExamItem]:
     return read_lines(folder / "exam.jsonl", ExamItem)
 
 
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What the judge makes of one answer: 1 better than the right one, 0.5 as good, 0 worse; None: it did not say."""
+
+    id: str
+    answerer: str
+    score: float | None
+
+
+def verdicts(folder: Path) -> dict[tuple[str, str], float]:
+    """(answerer, item) -> the judge's score, where it gave one; empty where there is no judge."""
+    found = read_lines(folder / VERDICTS, Verdict)
+    return {(one.answerer, one.id): one.score for one in found if one.score is not None}
+
+
 def finish(app: App, folder: Path, baseline: str) -> list[Event]:
     """The events of a look whose child has ended well; its predictions become an artifact, without texts.
 
@@ -175,6 +207,16 @@ def finish(app: App, folder: Path, baseline: str) -> list[Event]:
     kinds: dict[str, AnswererKind] = {baseline: "prompt"}
     kinds.update({one.name: one.kind for one in spec.answerers})
     opponents = [name for name in kinds if name != spec.candidate]
+    rules = app.settings.task(spec.task)
+    if rules.free:
+        metric = rules.metric or "chrf"
+        predictions = free_form.scored(metric, exam, predictions, schema_of(app.root, rules), verdicts(folder))
+        results = mean_scores.results(exam, predictions, kinds, metric)
+        paired = mean_scores.paired_results(exam, predictions, spec.candidate, opponents, metric)
+        predictions = _sealed(app, spec.task, predictions)
+    else:
+        results = metrics.answerer_results(exam, predictions, kinds)
+        paired = metrics.paired_results(exam, predictions, spec.candidate, opponents)
     artifact = _keep(app, folder, spec, exam, predictions)
     events: list[Event] = [
         EvaluationSucceeded(
@@ -182,14 +224,26 @@ def finish(app: App, folder: Path, baseline: str) -> list[Event]:
             run_id=spec.run_id,
             evaluation_id=spec.evaluation_id,
             artifact=artifact,
-            results=metrics.answerer_results(exam, predictions, kinds),
-            paired=metrics.paired_results(exam, predictions, spec.candidate, opponents),
+            results=results,
+            paired=paired,
             seconds=round(result.seconds, 1),
         )
     ]
     if result.forgetting is not None:
         events.append(_forgetting(spec, result.forgetting))
     return events
+
+
+def _sealed(app: App, task: str, predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Predictions with the seal of their words as their label, by which served answers are compared with them."""
+    targets = targets_of(app, task)
+    known = app.workspace.texts.many([one.id for one in predictions])
+    seal = app.workspace.texts.seal_words
+    return [
+        msgspec.structs.replace(one, label=seal(one.id, targets.normal(one.raw.strip())))
+        for one in predictions
+        if targets is not None and one.id in known  # else it was erased meanwhile
+    ]
 
 
 def probe_items(app: App, artifact: str, adapter: str, count: int) -> list[tuple[str, str]]:
@@ -201,6 +255,28 @@ def probe_items(app: App, artifact: str, adapter: str, count: int) -> list[tuple
     texts = app.workspace.texts.many([one.id for one in mine])
     mine = sorted((one for one in mine if one.id in texts), key=_margin, reverse=True)
     return [(texts[one.id], str(one.label)) for one in mine[:count]]
+
+
+class WordsProbe(msgspec.Struct, frozen=True):
+    """An exam item, and whether words are the answer that was judged."""
+
+    text: str
+    is_answered_by: Callable[[str], bool]
+
+
+def probe_words(app: App, rules: TaskSettings, artifact: str, adapter: str, count: int) -> list[WordsProbe]:
+    """The same of answers in free words: those that were worth most, of items that are still here."""
+    predictions = read_lines(app.workspace.artifacts.path(artifact) / "predictions.jsonl", Prediction)
+    mine = [one for one in predictions if one.answerer == adapter and one.label]
+    texts = app.workspace.texts.many([one.id for one in mine])
+    mine = sorted((one for one in mine if one.id in texts), key=lambda one: -(one.score or 0.0))
+    how = Targets.of(app.root, rules, app.settings.daemon.max_text_chars)
+
+    def probe(one: Prediction) -> WordsProbe:
+        seal = app.workspace.texts.seal_words
+        return WordsProbe(texts[one.id], lambda words: seal(one.id, how.normal(words.strip())) == one.label)
+
+    return [probe(one) for one in mine[:count]]
 
 
 def _margin(prediction: Prediction) -> float:
@@ -228,6 +304,8 @@ def _without_raw(prediction: Prediction) -> Prediction:
         label=prediction.label,
         probabilities=prediction.probabilities,
         latency_ms=prediction.latency_ms,
+        score=prediction.score,
+        invalid=prediction.invalid,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
 import msgspec
 
+from adapters.fields import NotAsked
 from adapters.specs import read_lines
 from loop import actions, chats, general
 from loop.answerers import training_prompt
@@ -21,12 +22,14 @@ from loop.formats import BadLine
 from loop.intake import external_record_id
 from loop.reader import Reader, Report
 from loop.sources import Numbered, Unfinished, raw_lines
+from loop.targets import Targets, seal, targets_of
 from store import queries
 from store.errors import InputError
 from store.labels import parse_label
 from store.log import step_id
 from store.prompting import PromptSpec
 from store.tables import RecordRow
+from store.targets import is_seal
 
 Sides = Literal["train", "exam", "all"]
 Splits = Literal["train", "valid", "all"]
@@ -128,7 +131,7 @@ def _chats(app: App, prompt: PromptSpec, rows: list[tuple[str, str]], ids: bool)
             text = stored.get(record)
             if text is not None:
                 named = str(text.meta.get("id") or record) if ids else ""
-                yield Chat(messages=prompt.messages(text.text, label), id=named)
+                yield Chat(messages=prompt.messages(text.text, text.said.get(label, label)), id=named)
 
 
 # ---------------------------------------------------------------- in
@@ -138,6 +141,7 @@ def read_file(app: App, task: str, file: IO[bytes]) -> Iterator[Line]:
     """The lines of a chat file that are not blank, with the ticket and the label that each holds."""
     rules = app.settings.task(task)
     prompt = training_prompt(app, rules)
+    targets = targets_of(app, task)
     for line in raw_lines(file, app.settings.daemon.max_line_bytes):
         if not line.raw.strip():
             continue
@@ -147,15 +151,26 @@ def read_file(app: App, task: str, file: IO[bytes]) -> Iterator[Line]:
                 raise BadLine(problem)
             chat = chats.read(line.raw)
             _, user, answer = chat.turns
-            label = parse_label(answer, rules.labels)
-            if label is None:
-                raise BadLine("the last answer is none of the labels")
+            label = _label(answer, rules.labels, targets)
             text = chats.unwrapped(prompt, user)
             if not text.strip():
                 raise BadLine("the text is empty")
             yield Line(number=line.number, raw=line.raw, chat=chat, label=label, text=text)
         except BadLine as error:
             yield Line(number=line.number, raw=line.raw, problem=str(error))
+
+
+def _label(answer: str, labels: Sequence[str], targets: Targets | None) -> str:
+    """The label that a line's answer stands for: itself, in words, where the task has no labels."""
+    if targets is not None:
+        try:
+            return targets.right(answer)
+        except NotAsked as error:
+            raise BadLine(f"the last answer is not as the task has it: {error}") from None
+    label = parse_label(answer, labels)
+    if label is None:
+        raise BadLine("the last answer is none of the labels")
+    return label
 
 
 def import_file(
@@ -201,18 +216,24 @@ def _take(app: App, task: str, line: Line, reader: Reader, done: Imported, annot
     if line.chat is None:
         reader.take(numbered)
     elif row is None:
-        value = {"text": line.text, "label": line.label}
+        value = {"text": line.text, "target" if app.settings.task(task).free else "label": line.label}
         reader.take(msgspec.structs.replace(numbered, value={**value, "id": line.chat.id} if line.chat.id else value))
     elif app.workspace.texts.get(row.record_id) not in (None, line.text):
         reader.take(msgspec.structs.replace(numbered, problem=f"record {line.chat.id!r} is known with another text"))
-    elif row.erased or row.label == line.label:
+    elif row.erased or row.label == _named(app, task, row, line.label):
         done.report.known += 1
     elif annotator:
         actions.label(app, row.record_id, line.label, annotator=annotator, via=VIA)
         done.relabelled += 1
     else:
-        carried = f"carries the label {row.label}" if row.label else "is known without a label"
+        label = "another target" if is_seal(row.label) else f"the label {row.label}"
+        carried = f"carries {label}" if row.label else "is known without a label"
         reader.take(msgspec.structs.replace(numbered, problem=f"record {line.chat.id!r} {carried}; see --relabel"))
+
+
+def _named(app: App, task: str, row: RecordRow, label: str) -> str:
+    """A line's label as events name it."""
+    return seal(app, task, row.record_id, label).seal if app.settings.task(task).free else label
 
 
 def _known(app: App, task: str, identity: str) -> RecordRow | None:

@@ -24,6 +24,7 @@ from adapters.child import Stopping, run
 from adapters.control import Control
 from adapters.specs import write_json, write_lines
 from loop import curation, general, suspects
+from loop.balance import Kind
 from loop.bootstrap import App, open_app
 from loop.embeddings import embedder
 from loop.evaluations import CONTROL
@@ -32,6 +33,7 @@ from store import queries
 from store.errors import InputError, StepError
 from store.events import CurationCount
 from store.kill_points import reached
+from store.targets import is_seal
 
 Measure = Literal["tfidf", "embeddings"]
 NAMED_SUSPECTS = 100  # in the event; the dataset names all
@@ -67,6 +69,7 @@ class FreezeSpec(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", ta
     measure: Measure = "tfidf"
     threshold: float = 0.9  # of that measure; `near_duplicate` is that of arrival
     reweight: bool = False
+    kind: Kind = "classification"
 
 
 class OpinionSpec(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", tag="opinions"):
@@ -106,7 +109,7 @@ def fit(folder: Path, _: Stopping | None = None) -> None:
     """Do what the folder's spec says.
 
     Raises:
-        InputError: fewer than two classes are left to train on.
+        InputError: fewer than two classes are left to train on, or no example where there are none.
         SettingsError: embeddings are wanted and not installed.
         StepError: the spec, or the file of general examples, cannot be read.
         ArtifactError: the control is damaged.
@@ -131,15 +134,18 @@ def _freeze(app: App, spec: FreezeSpec, folder: Path) -> None:
     exam = queries.labelled(app.workspace.read, spec.task, side="exam", up_to=spec.up_to)
     rows = training_labels(app, spec.task, spec.up_to)
     curated = curated_rows(app, spec, rows, [one.record_id for one in exam])
-    if len({one.label for one in curated.train}) < 2:
-        raise InputError(
-            f"{spec.task} has fewer than two classes to train on", hint="`tuneloop review` labels what is queued."
-        )
+    labelled = spec.kind == "classification"
+    if len({one.label for one in curated.train}) < (2 if labelled else 1):
+        less = "fewer than two classes" if labelled else "nothing"
+        raise InputError(f"{spec.task} has {less} to train on", hint="`tuneloop review` labels what is queued.")
     mixed, advice = general.choose(examples, curated.lines, spec.general_share, spec.seed)
     times = curated.copies
-    items = [Item(id=one.id, label=one.label, split="train", copies=times.get(one.label, 1)) for one in curated.train]
+    names = {one.record_id: one.label for one in queries.labelled(app.workspace.read, spec.task, up_to=spec.up_to)}
+    items = [
+        Item(id=one.id, label=names[one.id], split="train", copies=times.get(one.label, 1)) for one in curated.train
+    ]
     items += [Item(id=identity, label="", split="train", kind="general") for identity in mixed]
-    items += [Item(id=one.id, label=one.label, split="valid") for one in curated.valid]
+    items += [Item(id=one.id, label=names[one.id], split="valid") for one in curated.valid]
     made = folder / DATASET
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(mode=0o700)
@@ -147,7 +153,8 @@ def _freeze(app: App, spec: FreezeSpec, folder: Path) -> None:
     write_lines(made / LEFT_OUT, curated.left_out)
     write_lines(made / SUSPECTS, curated.suspects)
     texts, labels = [one.text for one in curated.train], [one.label for one in curated.train]
-    Control.fit(texts, labels, seed=spec.seed).save(made / CONTROL)
+    if labelled:  # nothing but a language model writes free words
+        Control.fit(texts, labels, seed=spec.seed).save(made / CONTROL)
     reached("freeze.dataset_written")
     hard = sum(not one.audit for one in exam)
     frozen = Frozen(
@@ -155,7 +162,7 @@ def _freeze(app: App, spec: FreezeSpec, folder: Path) -> None:
         valid=len(curated.valid),
         exam=len(exam) - hard,
         hard_exam=hard,
-        per_class=dict(Counter(labels)),
+        per_class=dict(Counter(labels)) if labelled else {},
         curation=[*curated.counts, general.counted(mixed)],
         warnings=[*curated.warnings, *advice],
         rare=curated.rare,
@@ -183,11 +190,15 @@ def curated_rows(
         embed=embedder() if spec.measure == "embeddings" else None,
         out_of_fold=suspects.out_of_fold,
         reweight=spec.reweight,
+        kind=spec.kind,
     )
 
 
 def training_labels(app: App, task: str, up_to: int) -> list[curation.Labelled]:
-    """Labels that stood on the training side at a log position, with their texts; erased ones are left out."""
+    """Labels that stood on the training side at a log position, with their texts; erased ones are left out. What is
+    right in free words is no class: those rows carry no label. Labels of another kind, which the task had once, are
+    left out."""
+    free = app.settings.task(task).free
     standing = queries.labelled(app.workspace.read, task, side="train", up_to=up_to)
     texts = app.workspace.texts.many([one.record_id for one in standing])
     answers = {
@@ -197,13 +208,13 @@ def training_labels(app: App, task: str, up_to: int) -> list[curation.Labelled]:
         curation.Labelled(
             id=one.record_id,
             text=texts[one.record_id],
-            label=one.label,
+            label="" if free else one.label,
             cluster=one.cluster,
             position=one.position,
             failure=answers.get(one.record_id) not in (None, one.label),
         )
         for one in standing
-        if one.record_id in texts
+        if one.record_id in texts and is_seal(one.label) == free
     ]
 
 

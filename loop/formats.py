@@ -2,24 +2,30 @@
 
     {"id", "text", "answer", "answered_by", "confidence", "margin", "customer"}      production's own record
     {"text", "label"}                                                                a labelled example
+    {"text", "target"}                                      the same where answers are free words, or JSON
     {"messages": [...]}                        OpenAI chat; a last assistant turn is the label
     {"timestamp", "workload_id", "client_id", "request", "response"}                 a request log
-    {"id", "label"}                                                                  feedback
+    {"id", "label"} or {"id", "target"}                                              feedback
 
 CSV has the same names in its header. What an answer says is reduced to a label by `store.labels.parse_label`, so
-nothing in a text or an answer can be anything but a label or an abstention.
+nothing in a text or an answer can be anything but a label or an abstention. In free-form tasks answers are words, which
+`placing` seals.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from adapters.fields import NotAsked
 from loop.sources import NOT_UTF8
 from store.labels import parse_label
+
+if TYPE_CHECKING:
+    from loop.targets import Targets
 
 Format = Literal["auto", "chat", "records", "csv", "log"]
 _LONGEST_ID = 200
@@ -75,7 +81,14 @@ def decode(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def read_record(value: Mapping[str, Any], labels: Sequence[str], *, max_chars: int, form: Format = "auto") -> Line:
+def read_record(
+    value: Mapping[str, Any],
+    labels: Sequence[str],
+    *,
+    max_chars: int,
+    form: Format = "auto",
+    targets: Targets | None = None,
+) -> Line:
     """A record from an object in any of the known forms.
 
     Args:
@@ -83,16 +96,17 @@ def read_record(value: Mapping[str, Any], labels: Sequence[str], *, max_chars: i
         labels: the task's labels.
         max_chars: a longer text is refused.
         form: "auto" looks at the keys.
+        targets: of a free-form task, whose labels and answers are words.
 
     Raises:
         BadLine: no form fits, the text is empty or too long, the label is unknown, or a value is of the wrong kind.
     """
     if form == "chat" or (form == "auto" and "messages" in value):
-        line = _chat(value, labels)
+        line = _chat(value, labels, targets)
     elif form == "log" or (form == "auto" and "request" in value and "response" in value):
-        line = _log(value, labels)
+        line = _log(value, labels, targets)
     else:
-        line = _own(value, labels)
+        line = _own(value, labels, targets)
     if not line.text.strip():
         raise BadLine("the text is empty")
     if "\0" in line.text:
@@ -104,7 +118,7 @@ def read_record(value: Mapping[str, Any], labels: Sequence[str], *, max_chars: i
     return line
 
 
-def read_correction(value: Mapping[str, Any], labels: Sequence[str]) -> Correction:
+def read_correction(value: Mapping[str, Any], labels: Sequence[str], *, targets: Targets | None = None) -> Correction:
     """A line of feedback.
 
     Raises:
@@ -113,13 +127,41 @@ def read_correction(value: Mapping[str, Any], labels: Sequence[str]) -> Correcti
     record = _identity(value.get("id") if value.get("id") not in (None, "") else value.get("record_id"))
     if not record:
         raise BadLine("'id' is missing")
-    label = _label(value.get("label"), labels)
+    label = _given(value, labels, targets)
     if label is None:
-        raise BadLine("'label' is missing")
+        raise BadLine("'label' is missing" if targets is None else "'target' is missing")
     return Correction(record=record, label=label, task=_text(value, "task"))
 
 
-def _own(value: Mapping[str, Any], labels: Sequence[str]) -> Line:
+def _given(value: Mapping[str, Any], labels: Sequence[str], targets: Targets | None) -> str | None:
+    """The right answer of a line, where it holds one."""
+    if targets is None:
+        return _label(value.get("label"), labels)
+    target = value.get("target")
+    return None if target is None or target == "" else _right(target, targets)
+
+
+def _right(target: Any, targets: Targets) -> str:
+    try:
+        return targets.right(target)
+    except NotAsked as error:
+        raise BadLine(f"the target is not as the task has it: {error}") from None
+
+
+def _answer(words: str | None, labels: Sequence[str], targets: Targets | None) -> tuple[str | None, str]:
+    """(what production answered, what to say of an answer that is no label)."""
+    if not words:
+        return None, ""
+    if targets is not None:
+        try:
+            return targets.said(words) or None, ""
+        except NotAsked as error:
+            raise BadLine(f"the answer cannot be kept: {error}") from None
+    known = parse_label(words, labels)
+    return known, "" if known is not None else _as_class(words)
+
+
+def _own(value: Mapping[str, Any], labels: Sequence[str], targets: Targets | None) -> Line:
     if "text" not in value:
         raise BadLine(f"'text' is missing (found {', '.join(sorted(map(str, value))[:6]) or 'nothing'})")
     text = value["text"]
@@ -128,13 +170,14 @@ def _own(value: Mapping[str, Any], labels: Sequence[str]) -> Line:
     answer = value.get("answer")
     if answer is not None and not isinstance(answer, str):
         raise BadLine("'answer' is no string")
+    known, no_label = _answer(answer, labels, targets)
     return Line(
         text=text,
-        label=_label(value.get("label"), labels),
+        label=_given(value, labels, targets),
         external_id=_identity(value.get("id")),
         answered=bool(answer) or ("answer" in value and "answered_by" in value and bool(value["answered_by"])),
-        answer=(known := parse_label(answer, labels) if answer else None),
-        no_label="" if known is not None or not answer else _as_class(answer),
+        answer=known,
+        no_label=no_label,
         answered_by=_text(value, "answered_by"),
         confidence=_share(value, "confidence"),
         margin=_share(value, "margin"),
@@ -144,31 +187,34 @@ def _own(value: Mapping[str, Any], labels: Sequence[str]) -> Line:
     )
 
 
-def _chat(value: Mapping[str, Any], labels: Sequence[str]) -> Line:
+def _chat(value: Mapping[str, Any], labels: Sequence[str], targets: Targets | None) -> Line:
     text, last = _turns(value.get("messages"))
     label = None
-    if last is not None:
+    if last is not None and targets is not None:
+        label = _right(last, targets)
+    elif last is not None:
         label = parse_label(last, labels)
         if label is None:
             raise BadLine("the last assistant turn is none of the labels")
     return Line(text=text, label=label, external_id=_identity(value.get("id")), task=_text(value, "task"))
 
 
-def _log(value: Mapping[str, Any], labels: Sequence[str]) -> Line:
+def _log(value: Mapping[str, Any], labels: Sequence[str], targets: Targets | None) -> Line:
     request, response = _object(value.get("request"), "request"), _object(value.get("response"), "response")
     if "messages" in request:
         text, _ = _turns(request["messages"])
     else:
         text = next((request[key] for key in ("input", "prompt", "text") if isinstance(request.get(key), str)), "")
     content = _completion(response)
+    known, no_label = _answer(content, labels, targets)
     model = response.get("model") or request.get("model")
     given = next((value[key] for key in ("id", "request_id") if value.get(key)), response.get("id"))
     return Line(
         text=text,
         external_id=_identity(given),
         answered=content is not None,
-        answer=(known := parse_label(content, labels) if content else None),
-        no_label="" if known is not None or not content else _as_class(content),
+        answer=known,
+        no_label=no_label,
         answered_by=model[:_LONGEST_ID] if isinstance(model, str) else "",
         customer=_text(value, "client_id"),
         task=_text(value, "task") or _text(value, "workload_id"),

@@ -6,6 +6,7 @@ asks for a larger exam, until the candidate's looks are spent. Rules and their s
 - better than the baseline: exact McNemar test on the same items and decoding. A candidate may be looked at up to
   three times; the p-value is spent over the looks by Pocock's constant boundaries (Biometrika 64, 1977), so
   that looking again does not make a lucky promotion likelier.
+- the same where answers are free words, by the paired t test of their scores (`adapters.mean_scores`).
 - not worse than the champion: the paired interval's lower end stays above minus the margin, at the same
   per-look level; and the gain is at least its own standard error, as in the parameter-free Ladder (Blum and
   Hardt, arXiv 1502.04585), because keeping every lucky winner inflates the champion's score.
@@ -20,6 +21,7 @@ from statistics import NormalDist
 
 import msgspec
 
+from adapters import mean_scores
 from adapters.metrics import paired_difference
 from loop.settings import GateSettings
 from store.errors import StepError
@@ -160,9 +162,10 @@ def _against_baseline(found: Evidence, rules: GateSettings) -> GateCheck:
     paired = _paired(found, started.baseline)
     if paired is None:
         return _check("baseline", "unsure", f"{started.baseline} was not evaluated beside it")
+    better, worse = ("better", "worse") if paired.metric else ("gained", "lost")
     detail = (
-        f"{paired.difference:+.1%} against {started.baseline} by {paired.decoding} "
-        f"({paired.gained} gained, {paired.lost} lost, p={paired.p_value:.2g}, limit {level:.2g})"
+        f"{paired.difference:+.1%} against {started.baseline} by {paired.metric or paired.decoding} "
+        f"({paired.gained} {better}, {paired.lost} {worse}, p={paired.p_value:.2g}, limit {level:.2g})"
     )
     if paired.difference > 0 and paired.p_value <= level:
         outcome = "pass"
@@ -178,23 +181,31 @@ def _against_champion(found: Evidence, rules: GateSettings, margin: float) -> Ga
     paired = _paired(found, champion)
     if paired is None:
         return _check("champion", "unsure", f"{champion} was not evaluated beside it")
-    z = NormalDist().inv_cdf(1 - level_per_look(rules) / 2)
-    interval = paired_difference(paired.gained, paired.lost, paired.n, z)
     error = _standard_error(paired)
+    low, high = _interval(paired, error, level_per_look(rules))
     detail = (
-        f"{paired.difference:+.1%} against the champion {champion} "
-        f"[{interval.low:+.1%}, {interval.high:+.1%}], margin {margin:.1%}, one standard error {error:.1%}"
+        f"{paired.difference:+.1%} against the champion {champion} {f'by {paired.metric} ' if paired.metric else ''}"
+        f"[{low:+.1%}, {high:+.1%}], margin {margin:.1%}, one standard error {error:.1%}"
     )
-    if interval.low >= -margin and paired.difference >= error:
+    if low >= -margin and paired.difference >= error:
         outcome = "pass"
-    elif interval.high < 0 or (paired.difference <= -margin and found.started.look > 1):
+    elif high < 0 or (paired.difference <= -margin and found.started.look > 1):
         outcome = "fail"
     else:
         outcome = "unsure"
-    return _check("champion", outcome, detail, interval.low, -margin)
+    return _check("champion", outcome, detail, low, -margin)
+
+
+def _interval(paired: PairedResult, error: float, level: float) -> tuple[float, float]:
+    if paired.metric:
+        return mean_scores.interval(paired.difference, error, paired.n, level)
+    _, low, high = paired_difference(paired.gained, paired.lost, paired.n, NormalDist().inv_cdf(1 - level / 2))
+    return low, high
 
 
 def _standard_error(paired: PairedResult) -> float:
+    if paired.error is not None:
+        return paired.error
     if paired.n < 2:
         return 1.0
     mean = paired.difference
@@ -255,7 +266,8 @@ def _serving(found: Evidence, rules: GateSettings) -> list[GateCheck]:
     if rules.max_invalid is not None and candidate.n:
         share = candidate.invalid / candidate.n
         outcome = "pass" if share <= rules.max_invalid else "fail"
-        detail = f"{candidate.invalid} of {candidate.n} answers are no label"
+        form = "not of the asked form" if candidate.metric else "no label"
+        detail = f"{candidate.invalid} of {candidate.n} answers are {form}"
         checks.append(_check("format", outcome, detail, share, rules.max_invalid))
     return checks
 

@@ -78,12 +78,12 @@ def upstream_request(pointer: Pointer, text: str) -> dict[str, Any]:
         "messages": msgspec.to_builtins(pointer.prompt.messages(text)),
         "max_tokens": pointer.prompt.max_tokens,
         "temperature": 0,
-        "logprobs": True,
-        "top_logprobs": TOP_LOGPROBS,
+        "model": pointer.answerer if pointer.kind == "adapter" else pointer.model,
     }
-    if pointer.kind == "adapter":
-        return {**body, "model": pointer.answerer, "structured_outputs": {"choice": pointer.labels}}
-    return {**body, "model": pointer.model}
+    if not pointer.labels:  # answers are free words
+        return body
+    body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+    return {**body, "structured_outputs": {"choice": pointer.labels}} if pointer.kind == "adapter" else body
 
 
 def make_app(root: Path, rules: Rules | None = None) -> ASGIApp:

@@ -10,9 +10,11 @@ from sqlalchemy.engine import Connection
 from loop.bootstrap import App
 from loop.formats import Line
 from loop.splits import Member, Placement, place
+from loop.targets import Targets, targets_of
 from store import queries
 from store.events import LabelGiven, RecordReceived, ReviewReason, ReviewRequested, Side
 from store.log import Draft, step_id
+from store.targets import SAID, is_seal, sealed
 from store.texts import Seal
 
 _CANDIDATES = 50  # records that share a band and are compared exactly, at most
@@ -25,6 +27,8 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     line: Line
     number: int
+    seal: Seal | None = None  # of the text, where the line's answers are sealed under its salt
+    said: dict[str, str] = {}  # these answers by their seal
 
 
 class Drafted(msgspec.Struct, kw_only=True):
@@ -54,7 +58,9 @@ def draft_records(app: App, arrivals: Sequence[Arrival], *, source: str) -> Draf
     """
     from loop.similarity import band_keys_of
 
+    arrivals = _sealed(app, arrivals)
     drafted = Drafted()
+    kept: list[Arrival] = []  # known records that have been given words
     known = app.workspace.texts.known([one.record_id for one in arrivals])
     # versions before rows: a label that a person gives in between then makes the append a Conflict
     versions = {
@@ -67,7 +73,10 @@ def draft_records(app: App, arrivals: Sequence[Arrival], *, source: str) -> Draf
     fresh: dict[str, Arrival] = {}
     for one in arrivals:
         if one.record_id in known:
+            before = drafted.labelled
             _meet_known(app, one, drafted, given, versions)
+            if one.said and drafted.labelled > before:
+                kept.append(one)
         elif one.record_id in fresh:
             _meet_twin(fresh[one.record_id], one, drafted)
         else:
@@ -79,7 +88,7 @@ def draft_records(app: App, arrivals: Sequence[Arrival], *, source: str) -> Draf
         rules = app.settings.tasks[one.task].splits
         near = _near(app, one, keys, news, in_batch, rules.near_duplicate)
         placement = place(one.record_id, near, exam_share=rules.exam_share, seed=rules.seed)
-        seal = app.workspace.texts.seal(one.line.text, one.record_id)
+        seal = one.seal or app.workspace.texts.seal(one.line.text, one.record_id)
         for key in keys:
             in_batch.setdefault((one.task, key), []).append(len(news))
         news.append(_New(arrival=one, seal=seal, bands=keys, placement=placement))
@@ -89,8 +98,11 @@ def draft_records(app: App, arrivals: Sequence[Arrival], *, source: str) -> Draf
         drafted.labelled += new.arrival.line.label is not None
 
     def put(connection: Connection) -> None:
+        for one in kept:
+            app.workspace.texts.say(connection, one.record_id, one.said)
         for new in news:
-            line, meta = new.arrival.line, {}
+            line = new.arrival.line
+            meta: dict[str, object] = {SAID: new.arrival.said} if new.arrival.said else {}
             if line.external_id:
                 meta["id"] = line.external_id
             if line.at:
@@ -106,8 +118,37 @@ def draft_records(app: App, arrivals: Sequence[Arrival], *, source: str) -> Draf
                 bands=new.bands,
             )
 
-    drafted.put_texts = put if news else None
+    drafted.put_texts = put if news or kept else None
     return drafted
+
+
+def _sealed(app: App, arrivals: Sequence[Arrival]) -> list[Arrival]:
+    """The arrivals with seals in place of words, where their task's answers are words."""
+    readers = {task: targets_of(app, task) for task in {one.task for one in arrivals}}
+    seals: dict[tuple[str, str], Seal] = {}  # the same for the same record, should it come twice
+    found = []
+    for one in arrivals:
+        targets = readers[one.task]
+        if targets is not None:
+            key = (one.record_id, one.line.text)
+            seal = seals[key] if key in seals else app.workspace.texts.seal(one.line.text, one.record_id)
+            one = _under(seals.setdefault(key, seal), targets, one)
+        found.append(one)
+    return found
+
+
+def _under(seal: Seal, targets: Targets, one: Arrival) -> Arrival:
+    said: dict[str, str] = {}
+
+    def name(words: str | None) -> str | None:
+        if words is None:
+            return None
+        named = sealed(seal.salt, targets.normal(words))
+        said.setdefault(named, words)
+        return named
+
+    line = msgspec.structs.replace(one.line, label=name(one.line.label), answer=name(one.line.answer))
+    return msgspec.structs.replace(one, line=line, seal=seal, said=said)
 
 
 def _meet_known(app: App, one: Arrival, drafted: Drafted, given: dict[str, str], versions: Mapping[str, int]) -> None:
@@ -129,7 +170,8 @@ def _meet_known(app: App, one: Arrival, drafted: Drafted, given: dict[str, str],
     if line.label is None or standing == line.label:
         return
     if standing is not None:
-        drafted.refused.append((one.number, f"record {line.external_id!r} carries the label {standing} already"))
+        carried = "another target" if is_seal(standing) else f"the label {standing}"
+        drafted.refused.append((one.number, f"record {line.external_id!r} carries {carried} already"))
         return
     stream = f"record/{one.record_id}"
     event = _label(one, row.side, row.audit)  # type: ignore[arg-type]

@@ -97,11 +97,15 @@ def _probe(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     with app.workspace.rendering():
-        texts = app.workspace.texts.many([row.record_id for row in rows])
+        texts = {one.record_id: one for one in app.workspace.texts.stored([row.record_id for row in rows])}
         examples = [
-            Example(id=row.record_id, messages=spec.prompt.messages(texts[row.record_id], row.label), label=row.label)
+            Example(
+                id=row.record_id,
+                messages=spec.prompt.messages(one.text, one.said.get(row.label, row.label)),
+                label=row.label,
+            )
             for row in rows
-            if row.record_id in texts
+            if (one := texts.get(row.record_id)) is not None
         ]
         if not measure:
             from adapters.probe import layout

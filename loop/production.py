@@ -25,7 +25,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     answerer: str
     kind: Literal["prompt", "adapter", "control"]
-    labels: list[str]
+    labels: list[str]  # none: answers are free words
     prompt: PromptSpec
     adapter: str = ""  # folder of the adapter
     position: int = 0  # of the event that decided it
@@ -126,14 +126,15 @@ class Engine:
             raise ModelError(f"the engine did not unload {name}: {error}") from error
 
     def choose(self, name: str, prompt: PromptSpec, text: str, labels: list[str]) -> str:
-        """The label that the named model scores highest for `text`."""
+        """The label that the named model scores highest for `text`; without labels, what it writes."""
         body = {
             "model": name,
             "messages": msgspec.to_builtins(prompt.messages(text)),
-            "structured_outputs": {"choice": labels},
             "max_tokens": prompt.max_tokens,
             "temperature": 0,
         }
+        if labels:
+            body["structured_outputs"] = {"choice": labels}
         try:
             reply = self._client.post("/v1/chat/completions", json=body)
             reply.raise_for_status()

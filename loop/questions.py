@@ -144,4 +144,5 @@ def _prediction(answerer: str, answer: asking.Given | None, record: str) -> Pred
         decoding="generate",
         label=answer.label if answer else None,
         latency_ms=answer.latency_ms if answer else 0.0,
+        raw=answer.raw if answer else "",
     )

@@ -16,6 +16,7 @@ from loop.bootstrap import App
 from loop.formats import BadLine, Correction, Format, Line, decode, read_correction, read_record
 from loop.placing import Arrival, draft_records
 from loop.sources import Numbered
+from loop.targets import Targets, Worded, seal, targets_of
 from store import queries
 from store.errors import Conflict
 from store.events import FeedbackReceived, RecordQuarantined
@@ -74,6 +75,7 @@ class Reader:
         self.report = Report()
         self.just_flushed = False
         self._batch: list[tuple[Numbered, Line | Correction]] = []
+        self._known: dict[str, Targets | None] = {}
 
     def take(self, line: Numbered) -> None:
         """Read one line; every `daemon.batch` lines are appended together."""
@@ -84,12 +86,14 @@ class Reader:
             if line.problem:
                 raise BadLine(line.problem)
             value = line.value or decode(line.raw)
-            labels = self._labels(value)
+            task = self._task_of(value)
+            labels, targets = self.app.settings.tasks[task].labels, self._targets(task)
             if self.feedback:
-                self._batch.append((line, read_correction(value, labels)))
+                self._batch.append((line, read_correction(value, labels, targets=targets)))
             else:
                 limit = self.app.settings.daemon.max_text_chars
-                self._batch.append((line, read_record(value, labels, max_chars=limit, form=self.form)))
+                given = read_record(value, labels, max_chars=limit, form=self.form, targets=targets)
+                self._batch.append((line, given))
         except BadLine as error:
             self._quarantine(line, str(error))
         if len(self._batch) >= self.app.settings.daemon.batch:
@@ -115,13 +119,18 @@ class Reader:
         reached("intake.file_refused")
         path.rename(kept)
 
-    def _labels(self, value: dict[str, object]) -> Sequence[str]:
+    def _targets(self, task: str) -> Targets | None:
+        if task not in self._known:
+            self._known[task] = targets_of(self.app, task)
+        return self._known[task]
+
+    def _task_of(self, value: dict[str, object]) -> str:
         tasks = self.app.settings.tasks
         named = value.get("task") or value.get("workload_id")
         if isinstance(named, str) and named in tasks:
-            return tasks[named].labels
+            return named
         if self.task:
-            return tasks[self.task].labels
+            return self.task
         raise BadLine(f"no task: name one of {', '.join(tasks)} in 'task', or use inbox/<task>/")
 
     def _task(self, given: Line | Correction) -> str:
@@ -160,6 +169,7 @@ class Reader:
         self.app.workspace.projections.catch_up()
         drafts: list[Draft] = []
         said: dict[str, str | None] = {}
+        kept: list[Worded] = []
         for line, given in batch:
             task = self._task(given)
             read = self.app.workspace.read
@@ -167,21 +177,29 @@ class Reader:
             if row is None or row.task != task:
                 self._quarantine(line, f"{task} has no record {given.record!r}")
                 continue
-            if said.get(row.record_id, row.feedback) == given.label:
+            label = given.label
+            if self._targets(task) is not None:
+                if row.erased:
+                    self.report.known += 1
+                    continue
+                worded = seal(self.app, task, row.record_id, label)
+                label = worded.seal
+                kept.append(worded)
+            if said.get(row.record_id, row.feedback) == label:
                 self.report.known += 1
                 continue
-            said[row.record_id] = given.label
+            said[row.record_id] = label
             event = FeedbackReceived(
                 task=task,
                 record_id=row.record_id,
-                label=given.label,
+                label=label,
                 side=row.side,  # type: ignore[arg-type]
-                disagrees=row.answer is not None and row.answer != given.label,
+                disagrees=row.answer is not None and row.answer != label,
                 answered_by=row.answered_by,
                 source=self.source,
             )
             drafts.append(Draft(event, f"record/{row.record_id}", step_id("feedback", self.claim, line.number)))
-        self._append(drafts)
+        self._append(drafts, lambda connection: [one.put(connection) for one in kept])
         self.report.feedback += len(drafts)
 
     def _append(

@@ -21,6 +21,10 @@ CONTROLS = {SKIP: "skip", UNDO: "undo", QUIT: "quit", PAGE: "read on", HELP: "he
 _LETTERS = "abcdefghijklmnoprtvwxyz"  # without s, u and q
 _SINGLE = "1234567890" + _LETTERS + _LETTERS.upper()
 MOST_LABELS = 1000
+# what the keys of a task with answers in free words mean
+EDIT, TAKE = "edit the right answer", "take what was said"
+WORDS_KEYS = {"e": EDIT, "a": TAKE}
+ANSWER_SHOWN = 400  # characters of an answer in free words
 HELP_LINES = (
     "A label's key labels the record and goes on; every key is stored at once, so q loses nothing.",
     "s takes the record out of the queue without a label. space shows more of a long text.",
@@ -28,6 +32,7 @@ HELP_LINES = (
     "training side: the record's label is learnt from. exam side: it only judges candidates, and is never learnt from.",
     "audit: drawn at random from production for the exam. A record's side was fixed when it arrived.",
     "Other reasons (uncertain, misclassified, rare ...) say why the record may be one that production gets wrong.",
+    "In free words: e opens your editor on what production said, or was corrected to; a takes it as it is.",
     "? closes this help.",
 )
 
@@ -109,8 +114,8 @@ def keys_for(labels: Sequence[str]) -> dict[str, str]:
 
 
 def opened(labels: Sequence[str], items: Sequence[Item]) -> Session:
-    """A session at the queue's first item."""
-    return Session(keys=keys_for(labels), items=tuple(items))
+    """A session at the queue's first item; without labels answers are free words."""
+    return Session(keys=keys_for(labels) if labels else WORDS_KEYS, items=tuple(items))
 
 
 def press(session: Session, key: str) -> tuple[Session, Act | None]:
@@ -189,15 +194,19 @@ def production_said(item: Item) -> str:
     if item.answer is None:
         said = "production gave no label"
     else:
-        said = f"production said {item.answer}"
+        said = f"production said {_cut(item.answer)}"
         if item.confidence is not None:
             said += f" ({item.confidence:.0%} sure"
             said += f", margin {item.margin:.2f})" if item.margin is not None else ")"
     if item.answered_by:
         said += f", as {item.answered_by}"
     if item.feedback:
-        said += f"; later corrected to {item.feedback}" if item.feedback != item.answer else "; later confirmed"
+        said += f"; later corrected to {_cut(item.feedback)}" if item.feedback != item.answer else "; later confirmed"
     return said
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= ANSWER_SHOWN else words[:ANSWER_SHOWN] + " …"
 
 
 def why(item: Item) -> list[str]:

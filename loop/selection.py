@@ -19,6 +19,7 @@ import msgspec
 
 from loop.settings import HarvestSettings
 from store.events import ReviewReason, Side
+from store.targets import is_seal
 from store.wording import counted
 
 PRIORITY = {"misclassified": 4.0, "disputed": 3.0, "uncertain": 2.0, "rare": 1.0, "coverage": 0.0}
@@ -99,7 +100,10 @@ def select(
 
 def corrected(answer: str | None, feedback: str) -> ReviewReason:
     """The reason for a record that production was corrected on."""
-    return ReviewReason(name="misclassified", detail=f"said {answer or 'nothing'}, corrected to {feedback}", score=1.0)
+    detail = f"said {answer or 'nothing'}, corrected to {feedback}"
+    if is_seal(feedback):  # words that no event may hold
+        detail = "production was corrected"
+    return ReviewReason(name="misclassified", detail=detail, score=1.0)
 
 
 def _ranked(pool: Sequence[Candidate], score: Callable[[Candidate], float], chance: random.Random) -> list[Candidate]:

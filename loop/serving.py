@@ -193,6 +193,9 @@ def load_and_probe(
     prompt = training_prompt(app, rules)
     with _open_engine(app, engine_url) as engine:
         engine.load(adapter, folder)
+        if rules.free:
+            _probe_words(app, rules, engine, adapter, evaluation)
+            return
         for text, expected in evaluations.probe_items(app, evaluation, adapter, PROBES) if evaluation else []:
             served = engine.choose(adapter, prompt, text, rules.labels)
             if served != expected:
@@ -201,3 +204,23 @@ def load_and_probe(
                     f"the engine answers {served!r} as {adapter} where the evaluation saw {expected!r}",
                     hint="What is served is not what was judged; the champion goes on serving.",
                 )
+
+
+def _probe_words(app: App, rules: TaskSettings, engine: production.Engine, adapter: str, evaluation: str) -> None:
+    """Compare served answers in free words with those that were judged.
+
+    In bf16 a near tie of two tokens may fall either way with the size of the batch, and all that follows then differs:
+    half of the answers must be the same, of those that were worth most.
+
+    Raises:
+        ModelError: too few are.
+    """
+    prompt = training_prompt(app, rules)
+    probes = evaluations.probe_words(app, rules, evaluation, adapter, PROBES) if evaluation else []
+    same = sum(one.is_answered_by(engine.choose(adapter, prompt, one.text, [])) for one in probes)
+    if 2 * same < len(probes):
+        engine.unload(adapter)
+        raise ModelError(
+            f"the engine answers {len(probes) - same} of {len(probes)} exam items otherwise than the evaluation saw",
+            hint="What is served is not what was judged; the champion goes on serving.",
+        )

@@ -14,11 +14,20 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -28,10 +37,15 @@ from pydantic_settings import (
 )
 
 from adapters.combinations import refusal
+from adapters.fields import Schema, read_schema
+from adapters.free_form import Metric
 from adapters.profiles import defaults
 from adapters.specs import Backend, Method, Objective, Profile, Targets
+from loop.balance import Kind
 from loop.manners import parse_window
+from prompts import templates
 from store.errors import SettingsError
+from store.targets import is_seal
 
 FILE_NAME = "tuneloop.toml"
 PREFIX = "TUNELOOP_"
@@ -46,6 +60,20 @@ GATE_THRESHOLDS: Mapping[str, Any] = {
     "max_forgetting": 0.05,
     "max_bits_rise": 0.05,
     "max_invalid": 0.0,
+}
+
+
+class FreeKind(NamedTuple):
+    """A kind of task that answers in free words: its own prompt, and what may score it, the usual first."""
+
+    prompt: str
+    metrics: tuple[Metric, ...]
+
+
+FREE_KINDS: Mapping[str, FreeKind] = {
+    "extraction": FreeKind("extract", ("fields",)),
+    "instruction": FreeKind("answer", ("chrf", "judge")),
+    "style": FreeKind("answer", ("chrf", "judge")),
 }
 
 
@@ -372,7 +400,18 @@ class RollbackSettings(Section):
 
 
 class TaskSettings(Section):
-    labels: list[str] = Field(description="the classes, at least two")
+    kind: Kind = Field(
+        default="classification", description="or extraction, instruction, style: answers in free words, docs/tasks.md"
+    )
+    labels: list[str] = Field(description="the classes, at least two; other kinds have none")
+    json_schema: str = Field(default="", description="extraction: the JSON Schema file of its answers")
+    metric: Metric | Literal[""] = Field(
+        default="", description="fields (extraction), chrf (the others' default) or judge: what an answer is worth"
+    )
+    judge_model: str = Field(
+        default="", description="metric judge: a model at [endpoint]; empty: the one that answers prompts"
+    )
+    answer_tokens: int = Field(default=256, ge=1, le=8192, description="of an answer in free words, at most")
     description: str = Field(default="", description="what is classified, in a few words")
     label_descriptions: dict[str, str] = Field(default={}, description="what each label means, in a few words")
     prompts: list[str] = Field(
@@ -390,19 +429,67 @@ class TaskSettings(Section):
     gate: GateSettings = Field(default_factory=GateSettings)
     rollback: RollbackSettings = Field(default_factory=RollbackSettings)
 
+    @property
+    def free(self) -> bool:
+        """Whether answers are free words, not labels."""
+        return self.kind != "classification"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_kind(cls, values: Any) -> Any:
+        kind = values.get("kind") if isinstance(values, dict) else None
+        if not isinstance(kind, str) or kind not in FREE_KINDS:
+            return values
+        named = values.get("prompts") or [values.get("prompt") or FREE_KINDS[kind].prompt]
+        chosen = named[0] if isinstance(named, list) else named
+        given = {"labels": [], "metric": FREE_KINDS[kind].metrics[0], "prompts": named, "prompt": chosen}
+        return {**given, **{name: value for name, value in values.items() if value != "" or name not in given}}
+
     @field_validator("labels")
     @classmethod
-    def _labels(cls, labels: list[str]) -> list[str]:
+    def _labels(cls, labels: list[str], info: ValidationInfo) -> list[str]:
+        if info.data.get("kind", "classification") != "classification":
+            if labels:
+                raise ValueError(f"a task of kind {info.data['kind']!r} answers in free words and has none")
+            return labels
         if len(labels) < 2:
             raise ValueError("at least two labels are needed")
         for label in labels:
             if not label.strip() or label != label.strip() or not label.isprintable() or len(label) > 80:
                 raise ValueError(f"{label!r} must be 1 to 80 printable characters without spaces around them")
+            if is_seal(label):
+                raise ValueError(f"{label!r} is how free words are named")
         folded = [label.casefold() for label in labels]
         twice = sorted({label for label in folded if folded.count(label) > 1})
         if twice:
             raise ValueError(f"{twice[0]!r} stands twice (capitals do not count)")
         return labels
+
+    @model_validator(mode="after")
+    def _fitting(self) -> TaskSettings:
+        """Refuse what does not go with the task's kind, by the key's name."""
+        if self.kind == "classification":
+            for key in ("json_schema", "metric", "judge_model", "answer_tokens"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} is for answers in free words: kind 'classification' has labels")
+            return self
+        if self.metric not in FREE_KINDS[self.kind].metrics:
+            known = " or ".join(FREE_KINDS[self.kind].metrics)
+            raise ValueError(f"metric {self.metric!r} does not go with kind {self.kind!r}: {known}")
+        if bool(self.json_schema) != (self.kind == "extraction"):
+            told = "is needed: kind 'extraction' is scored by its fields" if not self.json_schema else ""
+            raise ValueError(f"json_schema {told or f'is for kind extraction: here is {self.kind!r}'}")
+        if self.judge_model and self.metric != "judge":
+            raise ValueError(f"judge_model is for metric 'judge': here is {self.metric!r}")
+        if len(self.prompts) != 1:
+            raise ValueError("prompts must name one version: versions are compared by labels, and here are none")
+        if self.training.objective != "sft":
+            raise ValueError(
+                f"training.objective {self.training.objective!r} needs labels: kind {self.kind!r} has none"
+            )
+        if self.training.backend != "trl":
+            raise ValueError(f"training.backend {self.training.backend!r} is driven for labels, not for {self.kind!r}")
+        return self
 
     @model_validator(mode="after")
     def _known_labels(self) -> TaskSettings:
@@ -537,9 +624,39 @@ def load(root: Path, env: Mapping[str, str] | None = None) -> Settings:
     )
     values = _merge(file_values, environment())
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         raise _settings_error(error, path, environment.names) from None
+    for name, task in settings.tasks.items():
+        if task.free:
+            _check_free(root, task, f"{path.name}: tasks.{name}")
+    return settings
+
+
+def _check_free(root: Path, task: TaskSettings, where: str) -> None:
+    try:
+        schema_of(root, task)
+    except SettingsError as error:
+        raise SettingsError(f"{where}.json_schema: {error.message}", hint=error.hint) from None
+    try:
+        template = templates.read(task.prompt, root / "prompts")
+    except SettingsError as error:
+        raise SettingsError(f"{where}.prompts: {error.message}", hint=error.hint) from None
+    if template.shots or template.reasoning:
+        does = "shows labelled examples" if template.shots else "reasons before its label"
+        raise SettingsError(
+            f"{where}.prompts: {template.name} {does}, and kind {task.kind!r} has no labels",
+            hint="`extract`, `answer`, or a file of your own without `shots` and `reasoning`: prompts/templates.py.",
+        )
+
+
+def schema_of(root: Path, task: TaskSettings) -> Schema | None:
+    """The JSON Schema of a task's answers; None where they have none.
+
+    Raises:
+        SettingsError: its file cannot be read, or is no schema.
+    """
+    return read_schema(root / task.json_schema) if task.json_schema else None
 
 
 def default_toml(

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from store import events as ev
 from store.log import Recorded
+from store.targets import as_class
 
 Phase = Literal[
     "frozen", "training", "interrupted", "trained", "registered", "evaluating", "evaluated", "judged", "parked"
@@ -167,6 +168,7 @@ def fold(state: LoopState, events: Any) -> LoopState:
 def _add(counts: Mapping[str, int], label: str | None, by: int) -> Mapping[str, int]:
     if label is None:
         return counts
+    label = as_class(label)
     left = counts.get(label, 0) + by
     return {**{name: n for name, n in counts.items() if name != label}, **({label: left} if left > 0 else {})}
 

@@ -38,13 +38,14 @@ MODULES: Mapping[str, str] = {
     "notifier": "loop.notifier",
     "ask": "loop.asking",
     "fit": "loop.fitting",
+    "judge": "loop.judging",
 }
 # what holds or may echo customer text: examples, tickets, generated words, and the prompt's own examples
 TEXT_FILES = ("train.jsonl", "valid.jsonl", "exam.jsonl", "given.jsonl", "predictions.jsonl", "spec.json")
 LOCK = "lock"
 _HUB = ("HF_", "HUGGING")
 # which keys of the environment a step gets, by the beginning of their names
-KEYS: Mapping[str, Sequence[str]] = {"train": _HUB, "evaluate": _HUB, "ask": ("OPENAI_",)}
+KEYS: Mapping[str, Sequence[str]] = {"train": _HUB, "evaluate": _HUB, "ask": ("OPENAI_",), "judge": ("OPENAI_",)}
 MODEL_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
@@ -93,7 +94,7 @@ class Steps:
         self._stopped: dict[Path, str] = {}
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
 
-    def start(self, kind: StepKind | Literal["ask", "fit"], folder: Path) -> None:
+    def start(self, kind: StepKind | Literal["ask", "fit", "judge"], folder: Path) -> None:
         """Start the step's child; what it prints goes to a log file of its own.
 
         The child dies with this process (it asks the kernel for that itself) and locks its folder.
@@ -148,7 +149,7 @@ class Steps:
         stopped = self._stopped.get(folder, "")
         return Progress(status="dead", metric=metric, checkpoint=checkpoint, stopped=stopped, ours=ours)
 
-    def carried_out(self, kind: Literal["ask", "fit"], folder: Path) -> bool:
+    def carried_out(self, kind: Literal["ask", "fit", "judge"], folder: Path) -> bool:
         """Whether a step that the log does not follow has ended well; one that does not run is started.
 
         Raises:
@@ -203,7 +204,7 @@ def last_checkpoint(folder: Path) -> int:
 
 def forget_ending(folder: Path) -> None:
     """Remove how the last attempt ended, before the next one is recorded: it would be taken for the next one's."""
-    for leftover in ("error.json", "result.json"):
+    for leftover in ("error.json", "result.json", "verdicts.jsonl"):
         (folder / leftover).unlink(missing_ok=True)
 
 

@@ -10,7 +10,7 @@ from loop import elsewhere, sweeping
 from loop.bootstrap import App
 from loop.elsewhere import Copied, Seen
 from loop.sweeping import Sweep
-from loop.traces import Victim
+from loop.traces import Victim, searched
 from store import queries
 from store.database import raw
 from store.errors import InputError, UnknownRecord
@@ -76,7 +76,7 @@ def survey(app: App, record_ids: Collection[str] = (), *, customer: str = "") ->
         report.records.append(record_id)
         report.labels += row.label is not None
         # one without a text lost it without a word in the log
-        victims.append(victim_of(known) if known else Victim(record_id=record_id, task=row.task, text=""))
+        victims += victims_of(known) if known else [Victim(record_id=record_id, task=row.task, text="")]
     if victims or customer:
         take_over(report, sweeping.sweep(app, victims, act=False, customer=customer))
     if customer and not victims and not report.places:
@@ -117,12 +117,23 @@ def _same_words(app: App, victims: Sequence[Victim]) -> int:
     return len(others - own)
 
 
-def victim_of(stored: StoredText) -> Victim:
-    """A record as it is looked for."""
-    return Victim(
-        record_id=stored.record_id,
-        task=stored.task,
-        text=stored.text,
-        customer=stored.customer,
-        external_id=str(stored.meta.get("id", "")),
-    )
+def victims_of(stored: StoredText) -> list[Victim]:
+    """A record as it is looked for: its text, and what was said about it where that is long enough to be told from
+    other people's words ("yes")."""
+    return [
+        Victim(
+            record_id=stored.record_id,
+            task=stored.task,
+            text=text,
+            customer=stored.customer,
+            external_id=str(stored.meta.get("id", "")),
+        )
+        for text in (stored.text, *(words for words in stored.said.values() if searched(words)))
+    ]
+
+
+def renewed(app: App, victims: Sequence[Victim]) -> list[Victim]:
+    """The same with what was said about the records since they were surveyed."""
+    ids = sorted({victim.record_id for victim in victims})
+    now = [victim for stored in app.workspace.texts.stored(ids) for victim in victims_of(stored)]
+    return [*victims, *(victim for victim in now if victim not in victims)]

@@ -141,6 +141,11 @@ def sweep(app: App, task: str, asked: Asked, *, say: Say, modules: Mapping[str, 
         StepError: a step of the loop is running, or none of the trials could be trained.
     """
     rules = app.settings.task(task)
+    if rules.free:
+        raise UsageError(
+            f"a sweep compares how many labels are right, and {task} has none",
+            hint="Change one setting at a time: each candidate is compared with the champion.",
+        )
     chosen = trials(rules.training, asked)
     for one in chosen:
         if (found := refusal(one.training, app.settings.model.quantisation)) is not None:

@@ -17,6 +17,7 @@ import msgspec
 
 from adapters.specs import EvalSpec
 from loop import traces
+from loop.asking import ANSWERS
 from loop.blanking import BESIDE, files, overwrite, read, replace
 from loop.bootstrap import App
 from loop.datasets import Item
@@ -147,6 +148,8 @@ def _changes(name: str, ids: set[str], victims: Sequence[Victim]) -> Change | No
         return lambda data: _lines(data, victims, lambda value: None if value.get("id") in ids else value)
     if name in _ANSWERED:
         return lambda data: _lines(data, victims, lambda value: _unsaid(value, ids, "raw"))
+    if name == ANSWERS:
+        return lambda data: _lines(data, victims, lambda value: _parts_unsaid(value, ids))
     if name == "spec.json":
         return lambda data: _spec(data, victims)
     if name == "result.json":
@@ -181,6 +184,12 @@ def _holds(data: bytes, victims: Sequence[Victim]) -> bool:
 
 def _unsaid(value: dict[str, Any], ids: set[str], field: str) -> dict[str, Any]:
     return {**value, field: ""} if value.get("id") in ids and value.get(field) else value
+
+
+def _parts_unsaid(value: dict[str, Any], ids: set[str]) -> dict[str, Any]:
+    """Answers of an endpoint as `loop.asking` keeps them."""
+    given = [_unsaid(one, ids, "raw") for one in value.get("given") or []]
+    return value if given == (value.get("given") or []) else {**value, "given": given}
 
 
 def _lines(data: bytes, victims: Sequence[Victim], change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> bytes:

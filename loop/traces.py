@@ -27,6 +27,7 @@ Span = tuple[int, int]  # start and end, in bytes
 Line = Literal["about", "another", "no matter"]
 _BLOCK = 1 << 22  # bytes that many needles are looked for in at once
 _KEY = 8  # bytes by which they are told apart first
+_TELLING = ("text", "messages", "request", "target")  # keys under which a line holds words
 _LONGEST_NAME = 200  # characters of a customer's name that intake keeps
 
 
@@ -186,7 +187,7 @@ def judged(line: bytes, value: Mapping[str, Any] | None, sought: Wanted, *, task
         return "about"
     own = _identity(value)
     if own and _belongs(value, own, sought, task):
-        return "about" if any(key in value for key in ("text", "messages", "request")) else "no matter"
+        return "about" if any(key in value for key in _TELLING) else "no matter"
     if not quoted and not any(found.strip() in sought.texts for found in _strings(value)):
         return "no matter"
     return "another" if own else "about"

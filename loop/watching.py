@@ -6,7 +6,7 @@ from pathlib import Path
 
 from adapters.specs import TrainResult, read_json
 from loop import commands as cmd
-from loop import evaluations
+from loop import evaluations, judging, targets
 from loop.handling import Context, gpu_is_short, run_draft
 from loop.state import GPU_NEEDED, SHUTDOWN, Cycle
 from loop.steps import Progress
@@ -30,6 +30,8 @@ def watch_step(context: Context, command: cmd.WatchStep) -> list[Recorded]:
             context.steps.stop(folder, GPU_NEEDED)
         return context.append(_progress(command, cycle, progress), cause=cause)
     if progress.status == "done":
+        if command.kind == "evaluate" and not judging.is_judged(context.app, context.steps, command.task, folder):
+            return []  # a model is being asked what the answers are worth
         finish = _finish_training if command.kind == "train" else _finish_evaluation
         try:
             return context.append(finish(context, command, cycle, folder), cause=cause)
@@ -68,6 +70,7 @@ def _finish_training(context: Context, command: cmd.WatchStep, cycle: Cycle, fol
     from adapters import registry
 
     result = read_json(folder / "result.json", TrainResult)
+    free = context.app.settings.task(command.task).free
     registry.check(folder / "adapter")
     artifact = context.app.workspace.artifacts.put(
         folder / "adapter", "adapter", {"run_id": command.run_id, "adapter": cycle.adapter}
@@ -84,7 +87,14 @@ def _finish_training(context: Context, command: cmd.WatchStep, cycle: Cycle, fol
         temperature=result.temperature,
         peak_memory_mb=round(result.peak_memory_mb, 1),
         stopped=result.stopped,
-        samples=[{"id": one.id, "expected": one.expected, "answered": one.answered} for one in result.samples],
+        samples=[
+            {
+                "id": one.id,
+                "expected": one.expected,
+                "answered": targets.keep(context.app, command.task, one.id, one.answered) if free else one.answered,
+            }
+            for one in result.samples
+        ],
         truncated=result.truncated,
         tokens=result.tokens,
         notes=result.notes,

@@ -4,7 +4,7 @@ A version is never edited once it has been used: a change is a new file, `name@2
 versions of its own in a folder `prompts/`; they are found beside the built-in ones and win over them.
 
     about = "..."           for people
-    system = "..."          may hold {about}, {labels}, {definitions}
+    system = "..."          may hold {about}, {labels}, {definitions}, {schema}
     user = "{text}"         the only place of the text
     shots = false           whether labelled examples go between system and text
     reasoning = false       the answer follows the last "Label:"
@@ -27,7 +27,7 @@ from store.prompting import Message, PromptSpec
 
 LIBRARY = Path(__file__).parent / "library"
 _NAME = re.compile(r"^(?P<name>[a-z][a-z0-9-]*)@(?P<version>[1-9][0-9]*)$")
-_PLACE = re.compile(r"\{(about|labels|definitions)\}")
+_PLACE = re.compile(r"\{(about|labels|definitions|schema)\}")
 _SHOT_CHARS = 400  # a shot is an illustration; longer ones are shortened in their middle
 
 
@@ -101,6 +101,7 @@ def render(
     about: str = "",
     definitions: Mapping[str, str] | None = None,
     shots: Sequence[Shot] = (),
+    schema: str = "",
 ) -> PromptSpec:
     """A prompt version as a model sees it, with a digest of it in which ids stand for the examples' texts: the
     digest goes into the log, and one of a short text could be guessed.
@@ -111,6 +112,7 @@ def render(
         about: what is classified, in a few words; "the text" if empty.
         definitions: label -> what it means, for {definitions}; a label without one stands alone.
         shots: labelled examples, for templates with shots; ignored by others.
+        schema: JSON Schema of the answers, for {schema}.
 
     Raises:
         SettingsError: the template wants shots and there are none.
@@ -125,6 +127,7 @@ def render(
         "about": about or "the text",
         "labels": _listed(labels),
         "definitions": "\n".join(f"{label}: {meanings[label]}" if meanings.get(label) else label for label in labels),
+        "schema": schema,
     }
     # one pass: a description that itself holds "{labels}" stays as it is
     system = _PLACE.sub(lambda match: places[match.group(1)], template.system.strip())
@@ -133,7 +136,7 @@ def render(
         turns.append(Message("user", shot_content(template.user, shot.text)))
         turns.append(Message("assistant", shot.label))
     # a token is seldom shorter than two characters: enough for the longest label
-    needed = max(len(label) for label in labels) // 2 + 4
+    needed = max((len(label) for label in labels), default=0) // 2 + 4
     spec = PromptSpec(
         name=template.name,
         digest="",

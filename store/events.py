@@ -282,7 +282,10 @@ class EvaluationStarted(Event, frozen=True, kw_only=True):
 
 
 class AnswererResult(Value, frozen=True, kw_only=True):
-    """How one answerer did on the exam under one decoding; intervals are 95% Wilson."""
+    """How one answerer did on the exam under one decoding; intervals are 95% Wilson.
+
+    With a `metric` answers are free words: `accuracy` is their mean score (interval: Student's t) and `correct` counts
+    the wholly right ones; there is no recall."""
 
     answerer: str
     kind: AnswererKind
@@ -300,10 +303,12 @@ class AnswererResult(Value, frozen=True, kw_only=True):
     hard_n: int = 0
     hard_correct: int = 0
     support: dict[str, int] = {}  # exam items per label: what a recall stands on
+    metric: str = ""  # "fields", "chrf", "judge"; empty: labels, right or wrong
 
 
 class PairedResult(Value, frozen=True, kw_only=True):
-    """Candidate against one opponent on the same items and decoding (exact McNemar, two-sided)."""
+    """Candidate against one opponent on the same items and decoding (exact McNemar, two-sided; with a `metric` the
+    paired t test of scores)."""
 
     opponent: str
     decoding: str
@@ -314,6 +319,8 @@ class PairedResult(Value, frozen=True, kw_only=True):
     low: float
     high: float
     p_value: float
+    metric: str = ""  # see AnswererResult
+    error: float | None = None  # standard error of the difference, with a metric
 
 
 class EvaluationSucceeded(Event, frozen=True, kw_only=True):

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from store.targets import as_class
+
 Row = dict[str, Any]
 Key = tuple[str, ...]
 
@@ -87,10 +89,11 @@ def contributions(row: Row) -> Counter[tuple[str, str, str]]:
         found[task, "erased", ""] = 1
         return found
     if row["answer"] is not None:
-        found[task, "answered", row["answer"]] = 1
+        answer = as_class(row["answer"])
+        found[task, "answered", answer] = 1
         truth = row["label"] if row["label"] is not None else row["feedback"]
         if truth is not None and truth != row["answer"]:
-            found[task, "disagreed", row["answer"]] = 1
+            found[task, "disagreed", answer] = 1
     if row["review"] == "open":
         found[task, "queue", row["side"]] = 1
         for reason in msgspec.json.decode(row["reasons"]):
@@ -98,9 +101,10 @@ def contributions(row: Row) -> Counter[tuple[str, str, str]]:
     elif row["review"] == "skipped":
         found[task, "skipped", ""] = 1
     if row["label"] is not None:
-        found[task, "labelled", row["label"]] = 1
+        label = as_class(row["label"])
+        found[task, "labelled", label] = 1
         if row["side"] in ("train", "exam"):
-            found[task, f"{row['side']}_labels", row["label"]] = 1
+            found[task, f"{row['side']}_labels", label] = 1
         if row["audit"]:
-            found[task, "audit_labels", row["label"]] = 1
+            found[task, "audit_labels", label] = 1
     return found

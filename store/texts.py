@@ -20,7 +20,8 @@ from sqlalchemy.engine import Connection
 
 from store.database import Database, raw
 from store.disk import create_whole
-from store.errors import DuplicateContent, StoreError
+from store.errors import DuplicateContent, StoreError, UnknownRecord
+from store.targets import SAID, sealed
 
 _CHUNK = 500  # ids of one IN (...)
 _SCRUB_SECONDS = 10.0
@@ -39,6 +40,12 @@ class StoredText(msgspec.Struct, frozen=True):
     text: str
     customer: str
     meta: dict[str, Any]
+
+    @property
+    def said(self) -> dict[str, str]:
+        """Words about it by their seal, see `store.targets`."""
+        found: dict[str, str] = self.meta.get(SAID, {})
+        return found
 
 
 def text_digest(salt: bytes, text: str) -> str:
@@ -120,6 +127,42 @@ class Texts:
             [(task, self._keyed(task, band), record_id) for band in bands],
         )
         return seal.digest
+
+    def seal_words(self, record_id: str, words: str) -> str:
+        """The seal of words about a record (see `store.targets`).
+
+        Raises:
+            UnknownRecord: it has no text, or no longer.
+        """
+        with self._database.reading() as connection:
+            row = raw(connection).execute("SELECT salt FROM texts WHERE record_id = ?", (record_id,)).fetchone()
+        if row is None or row[0] is None:
+            raise UnknownRecord(f"the text of {record_id} was erased")
+        return sealed(row[0], words)
+
+    def say(self, connection: Connection, record_id: str, said: Mapping[str, str]) -> None:
+        """Keep words beside the text that they are about, inside the transaction of the event that names their seals.
+
+        Args:
+            said: seal -> words.
+
+        Raises:
+            UnknownRecord: the text was erased; the transaction must not commit.
+        """
+        cursor = raw(connection).cursor()
+        row = cursor.execute(
+            "SELECT task, text, salt, customer, meta FROM texts WHERE record_id = ?", (record_id,)
+        ).fetchone()
+        if row is None or row[1] is None:
+            raise UnknownRecord(f"the text of {record_id} was erased")
+        task, text, salt, customer, meta = row
+        known = msgspec.json.decode(meta, type=dict[str, Any])
+        known[SAID] = {**said, **known.get(SAID, {})}
+        stored = msgspec.json.encode(known).decode()
+        cursor.execute(
+            "UPDATE texts SET meta = ?, checksum = ? WHERE record_id = ?",
+            (stored, row_checksum(record_id, task, text, salt, customer, stored), record_id),
+        )
 
     def erase(self, record_ids: Sequence[str]) -> int:
         """Erase and scrub in one call; how many held a text. See `erase_within` to do it with `RecordErased`."""

@@ -157,7 +157,7 @@ def test_copies_bring_classes_nearer_and_never_make_one_the_largest_by_far(sizes
         assert all(value >= largest / 2 or copies[label] == balance.MOST_COPIES for label, value in shown.items())
 
 
-@pytest.mark.parametrize(("kind", "least"), [("extraction", 100), ("instruct", 500), ("style", 1000)])
+@pytest.mark.parametrize(("kind", "least"), [("extraction", 100), ("instruction", 500), ("style", 1000)])
 def test_each_kind_of_task_has_its_guideline(kind: balance.Kind, least: int) -> None:
     rows = rows_of([distinct(n, "") for n in range(least)])
     assert balance.warnings(rows, [], kind) == []

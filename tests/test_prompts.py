@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from prompts.baseline import choose, cost, score
 from prompts.parse import parse_answer
-from prompts.templates import Shot, available, choose_shots, read, render, resolve
+from prompts.templates import Shot, choose_shots, read, render, resolve
 from store.errors import InputError, SettingsError
 from store.events import PromptScore
 from store.prompting import PromptSpec
@@ -19,7 +19,7 @@ def test_the_library_renders_for_any_labels() -> None:
     names = resolve(["zero-shot", "few-shot", "chain-of-thought"])
     assert names == ["zero-shot@1", "zero-shot@2", "few-shot@1", "chain-of-thought@1"]
     digests = set()
-    for name in available():
+    for name in names:
         spec = render(read(name), LABELS, about="support tickets", definitions={"urgent": "harm now"}, shots=SHOTS)
         for label in LABELS:
             assert label in spec.system
@@ -27,7 +27,7 @@ def test_the_library_renders_for_any_labels() -> None:
         digests.add(spec.digest)
         turns = spec.messages("hello {labels} {text}", "billing")
         assert [turn.content for turn in turns[-2:]] == ["hello {labels} {text}", "billing"]
-    assert len(digests) == len(available())
+    assert len(digests) == len(names)
 
 
 def test_zero_shot_is_short() -> None:

@@ -33,9 +33,9 @@ def ingest(
 ) -> None:
     """Take records in: production's own lines, labelled examples, OpenAI chat JSONL, request logs; JSONL or CSV.
 
-    JSON keys and CSV columns: text (needed), label, id, answer, answered_by, confidence, margin, customer, task,
-    timestamp. A chat has messages; a request log has request, response and, where known, id, client_id (the
-    customer), workload_id (the task) and timestamp. Other keys are left alone.
+    JSON keys and CSV columns: text (needed), label (target, where answers are free words), id, answer, answered_by,
+    confidence, margin, customer, task, timestamp. A chat has messages; a request log has request, response and, where
+    known, id, client_id (the customer), workload_id (the task) and timestamp. Other keys are left alone.
 
     A line that cannot be read is kept in .tuneloop/quarantine, and `tuneloop history --type RecordQuarantined` says
     why; the others come in. The same file again changes nothing.
@@ -74,7 +74,8 @@ def feedback(
 ) -> None:
     """Tell the right answer to a record that production answered earlier, for example when an agent re-routed it.
 
-    A file (or - for stdin) holds lines of {"id": ..., "label": ...}, as JSONL or CSV.
+    A file (or - for stdin) holds lines of {"id": ..., "label": ...}, as JSONL or CSV; target instead of label where
+    answers are free words.
     """
     from loop import actions
 
@@ -98,14 +99,19 @@ def feedback(
 def label(
     ctx: typer.Context,
     record: Annotated[str, typer.Argument(help="The record's id, its beginning, or production's id.")],
-    label: Annotated[str, typer.Argument(help="The label, as in tuneloop.toml.")],
+    label: Annotated[
+        str,
+        typer.Argument(help="The label, as in tuneloop.toml; where answers are free words, the right one. - reads it."),
+    ],
     annotator: Annotator = "",
     note: Annotated[str, typer.Option("--note", help="A remark that is kept with the label.")] = "",
 ) -> None:
     """Give a record its label. A label that stands already is replaced; both stay in the log."""
     from loop import actions
     from loop.cli import reads
+    from store.targets import is_seal
 
+    label = sys.stdin.read() if label == "-" else label
     with open_app(ctx) as app:
         record_id = reads.record_id(app, record)
         done = actions.label(app, record_id, label, annotator=annotator_name(annotator), note=note)
@@ -114,6 +120,9 @@ def label(
             return
         event = done[-1].event
     before = getattr(event, "previous", None)
+    if is_seal(getattr(event, "label", "")):
+        say(f"{record_id}: the right answer is kept" + (" instead of another" if before else ""))
+        return
     say(f"{record_id}: {getattr(event, 'label', label)}" + (f" (was {before})" if before else ""))
 
 

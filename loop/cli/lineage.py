@@ -9,6 +9,7 @@ import msgspec
 from loop.cli.inspecting import result_of
 from loop.cli.output import brief, builtins, percent, say, show, styled, table, when
 from store import events as ev
+from store.targets import as_class
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
@@ -105,7 +106,13 @@ def show_tree(values: dict[str, Any]) -> None:
     if not records:
         return
     shown = [
-        (brief(one["record_id"]), one["part"], one["label"], one["annotator"] or "–", "erased" if one["erased"] else "")
+        (
+            brief(one["record_id"]),
+            one["part"],
+            as_class(one["label"]),
+            one["annotator"] or "–",
+            "erased" if one["erased"] else "",
+        )
         for one in records[:SHOWN_RECORDS]
     ]
     show(table(["record", "part", "label", "labelled by", ""], shown))
@@ -145,7 +152,7 @@ def gather_record(app: App, record_id: str) -> dict[str, Any]:
 def show_record(values: dict[str, Any]) -> None:
     """The same for people."""
     erased = styled(", erased since", "red") if values["erased"] else ""
-    say(styled(f"{values['record_id']} ", "bold"), f"({values['label'] or 'no label'})", erased)
+    say(styled(f"{values['record_id']} ", "bold"), f"({as_class(values['label'] or 'no label')})", erased)
     lines = [
         (one["adapter"], one["status"] or "not registered", ", ".join(one["records"])) for one in values["adapters"]
     ]

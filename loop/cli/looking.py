@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,15 +10,17 @@ import typer
 from loop.cli.context import AsJson, TaskName, choose_task, open_app
 from loop.cli.deciding import OUTCOME_STYLES, print_verdict
 from loop.cli.inspecting import event_values, interval, result_of
-from loop.cli.output import emit, note, percent, say, show, styled, table, when
+from loop.cli.output import brief, emit, note, percent, say, show, styled, table, when
 from loop.cli.safe import plain
 from loop.cli.sweep import print_sweep
 from store.errors import InputError
-from store.events import SweepCompleted
+from store.events import SweepCompleted, TrainingSucceeded
+from store.targets import is_seal
 
 if TYPE_CHECKING:
     from loop.bootstrap import App
     from loop.cli.reads import Row
+    from store.log import Recorded
 
 ONE = {"records": "record", "runs": "run", "adapters": "adapter", "evaluations": "evaluation"}
 LABEL_WIDTH = 22
@@ -55,8 +58,12 @@ def show_one(
                 "customer": stored.customer if stored else "",
                 "text": stored.text if stored else None,
             }
+            said = stored.said if stored else {}
+            row |= {name: said.get(row[name], row[name]) for name in ("answer", "feedback", "label")}
+        samples = _samples(app, past) if kind == "run" else []
     if as_json:
-        emit({"kind": kind, **row, "events": [event_values(one) for one in past]})
+        more = {"samples": samples} if samples else {}
+        emit({"kind": kind, **row, **more, "events": [event_values(one) for one in past]})
         return
     say(styled(f"{kind} {_name(kind, row)}", "bold"))
     if kind == "record":
@@ -66,6 +73,9 @@ def show_one(
     _print_values({name: value for name, value in row.items() if name != "text"})
     if kind == "evaluation" and row["verdict"]:
         print_verdict(row)
+    for sample in samples:
+        say(styled(f"wanted for {brief(sample['id'])}: ", "dim"), plain(sample["expected"]))
+        say(styled("written: ", "dim"), plain(sample["answered"]))
     say()
     lines = [(one.position, when(one.recorded_at), one.type, words.line(one.event)) for one in past]
     show(table(["#", "when", "type", "what"], lines, right=["#"], free=["what"], least=["when", "#"]))
@@ -185,6 +195,21 @@ def _print_values(values: dict[str, Any]) -> None:
     show(table(["", " "], lines, free=[" "], header=False))
 
 
+def _samples(app: App, past: Sequence[Recorded]) -> list[dict[str, str]]:
+    """What a training's adapter wrote in free words, beside what was wanted."""
+    from loop import targets
+
+    done = [one.event for one in past if isinstance(one.event, TrainingSucceeded)]
+    return [
+        {
+            "id": sample["id"],
+            **{name: targets.words(app, sample["id"], sample[name]) or "" for name in ("expected", "answered")},
+        }
+        for sample in (done[-1].samples if done else [])
+        if is_seal(sample.get("expected"))
+    ]
+
+
 def _in_one_line(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(str(inner) for inner in value.values() if inner not in (None, ""))
@@ -235,21 +260,30 @@ def _print_comparison(
     decodings = [one["decoding"] for one in results[first]] + [one["decoding"] for one in results[second]]
     for decoding in dict.fromkeys(decodings):
         left, right = (_under(results[name], decoding) for name in (first, second))
-        rows.append((f"accuracy ({decoding})", _accuracy(left), _accuracy(right)))
+        metric = next((one["metric"] for one in (left, right) if one and one.get("metric")), "")
+        shown = f"mean score ({metric})" if metric else f"accuracy ({decoding})"
+        rows.append((shown, _accuracy(left), _accuracy(right)))
     left, right = (result_of({"results": results[name]}, name) or {} for name in (first, second))
     for label in dict.fromkeys([*left.get("recall", {}), *right.get("recall", {})]):
         values = [percent(side.get("recall", {}).get(label), 0) for side in (left, right)]
         rows.append((f"recall {label}", *values))
-    for name, shown in (("abstained", "abstained"), ("invalid", "no label"), ("hard_correct", "hard exam right")):
+    metric = left.get("metric") or right.get("metric")
+    invalid = "of another form" if metric else "no label"
+    for name, shown in (("abstained", "abstained"), ("invalid", invalid), ("hard_correct", "hard exam right")):
         rows.append((shown, *[_of(side, name) for side in (left, right)]))
     rows.append(("latency", *[f"{side['latency_ms']:.0f} ms" if side else "–" for side in (left, right)]))
     rows.append(("calibration error", *[percent(side.get("ece")) for side in (left, right)]))
     show(table(["", first, second], rows, right=[first, second]))
     for one in paired:
         style = OUTCOME_STYLES["pass" if one["low"] > 0 else "fail"] if one["low"] > 0 or one["high"] < 0 else ""
+        lead = (
+            f"{one['metric']}: {first} is better {one['gained']} times than {second}, and {one['lost']} times worse: "
+            if one.get("metric")
+            else f"{one['decoding']}: {first} is right {one['gained']} times where {second} is wrong, "
+            f"and wrong {one['lost']} times where it is right: "
+        )
         say(
-            f"{one['decoding']}: {first} is right {one['gained']} times where {second} is wrong, "
-            f"and wrong {one['lost']} times where it is right: ",
+            lead,
             styled(
                 f"{100 * one['difference']:+.1f} points ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})", style
             ),

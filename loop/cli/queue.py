@@ -44,7 +44,7 @@ def queue(
                 (
                     brief(item.name),
                     ", ".join(reason.name for reason in item.reasons),
-                    item.answer or "–",
+                    short(item.answer, TEXT_WIDTH) if item.answer else "–",
                     percent(item.confidence, 0),
                     short(item.text, TEXT_WIDTH),
                 )
@@ -77,11 +77,11 @@ def items(app: App, task: str, *, side: str = "", limit: int) -> list[Item]:
             text=texts[row.record_id].text,
             external_id=str(texts[row.record_id].meta.get("id", "")),
             reasons=[ReviewReason(**reason) for reason in row.reasons],
-            answer=row.answer,
+            answer=texts[row.record_id].said.get(row.answer or "", row.answer),
             answered_by=row.answered_by,
             confidence=row.confidence,
             margin=row.margin,
-            feedback=row.feedback,
+            feedback=texts[row.record_id].said.get(row.feedback or "", row.feedback),
             audit=row.audit,
         )
         for row in rows

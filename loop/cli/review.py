@@ -8,8 +8,9 @@ import select
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from loop import review as screen
@@ -38,7 +39,8 @@ def review(
         bool, typer.Option("--blind", help="Hide what production said, so that it cannot sway you.")
     ] = False,
 ) -> None:
-    """Label what waits in the queue, one key per label: s skips, u undoes, q quits, ? explains keys and sides."""
+    """Label what waits in the queue, one key per label: s skips, u undoes, q quits, ? explains keys and sides. Where
+    answers are free words, e opens $EDITOR on what was said and a takes it as it is."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("review needs a terminal", hint="`tuneloop queue --json` and `tuneloop label` work without.")
     with open_app(ctx) as app:
@@ -65,11 +67,43 @@ def _converse(
         if act is not None:
             if act.kind == "quit":
                 return session
-            session = _carry_out(app, person, session, act)
+            if act.kind == "label" and act.label in screen.WORDS_KEYS.values() and session.keys is screen.WORDS_KEYS:
+                session = _in_words(app, task, person, session, act, next_key)
+            else:
+                session = _carry_out(app, person, session, act)
         if session.current is None:
             session = screen.refilled(session, _fetch(app, task, side))
         if session.current is None and not session.done:
             return session
+
+
+def _in_words(
+    app: App, task: str, person: str, session: screen.Session, act: screen.Act, next_key: _Keys
+) -> screen.Session:
+    """Take an answer in free words, as it was said or from the person's editor. What is no answer is told, and the
+    next editor opens on it."""
+    from loop.cli.editor import edited
+
+    item = session.current
+    assert item is not None  # noqa: S101  there is no act of this kind without one
+    said = item.feedback or item.answer or ""
+    if act.label == screen.TAKE:
+        if not said:
+            return screen.refused(session, "production gave no answer: e opens your editor")
+        words = said
+    else:
+        try:
+            with next_key.paused():
+                words = edited(app.workspace.paths.run, next_key.drafts.get(item.record_id, said))
+        except InputError as error:
+            return screen.refused(session, error.message)
+        next_key.drafts[item.record_id] = words
+    worded = screen.Act(kind="label", record_id=item.record_id, label=words)
+    after = _carry_out(app, person, session, worded)
+    if after.current == item:
+        return after
+    next_key.drafts.pop(item.record_id, None)
+    return msgspec.structs.replace(after, message=f"{item.name}: the right answer is kept")
 
 
 def _carry_out(app: App, person: str, session: screen.Session, act: screen.Act) -> screen.Session:
@@ -178,9 +212,27 @@ def _keys_line(session: screen.Session) -> list[Text]:
 class _Keys:
     """Reads one key a call from a terminal in cbreak mode; escape sequences and pastes are no keys."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, before: list[Any]) -> None:
         self._descriptor = descriptor
+        self._before = before
         self._buffer = b""
+        self.drafts: dict[str, str] = {}  # what editors were left with that was no answer, by record
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The terminal as another program wants it, for as long as that runs."""
+        import termios
+        import tty
+
+        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
+        sys.stdout.write(PASTE_OFF)
+        sys.stdout.flush()
+        try:
+            yield
+        finally:
+            tty.setcbreak(self._descriptor)
+            sys.stdout.write(PASTE_ON)
+            sys.stdout.flush()
 
     def __call__(self) -> str:
         """The next key; empty when the terminal is closed."""
@@ -237,7 +289,7 @@ def _raw_keys() -> Iterator[_Keys]:
         tty.setcbreak(descriptor)
         sys.stdout.write(PASTE_ON)
         sys.stdout.flush()
-        yield _Keys(descriptor)
+        yield _Keys(descriptor, before)
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
         sys.stdout.write(PASTE_OFF + "\n")

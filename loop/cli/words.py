@@ -49,7 +49,7 @@ def _training_done(event: ev.TrainingSucceeded) -> str:
 
 
 def _evaluated(event: ev.EvaluationSucceeded) -> str:
-    shown = [f"{one.answerer} ({one.decoding}) {percent(one.accuracy)}" for one in event.results]
+    shown = [f"{one.answerer} ({one.metric or one.decoding}) {percent(one.accuracy)}" for one in event.results]
     return ", ".join(shown) + f" in {event.seconds:.0f} s"
 
 
