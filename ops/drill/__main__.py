@@ -59,9 +59,7 @@ def tried(world: World, entry: Entry) -> tuple[float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="alerts, in the order of the table")
-    parser.add_argument(
-        "--keep", type=Path, help="for workspace and logs; of an earlier drill, for --only"
-    )
+    parser.add_argument("--keep", type=Path, help="for workspace and logs; of an earlier drill, for --only")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # processes and the tmpfs go in any case
     console = Console(width=140, soft_wrap=True)

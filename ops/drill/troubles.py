@@ -381,10 +381,12 @@ def somebody_listens(world: World) -> None:
 
 def no_weights_and_biases(world: World) -> None:
     world.settings(wandb={"mode": "online"})
-    world.restart(WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+    world.stop_daemon()
     with open_app(world.root) as app:
         event = ev.LoopResumed(reason="of a drill")
         app.workspace.log.append([Draft(event, "loop")], actor="drill", now=app.now() - timedelta(hours=3))
+    world.start_daemon(WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+    world.until(world.metrics, "the gateway answers", 60)
 
 
 def right_environment(world: World) -> None:
