@@ -71,7 +71,7 @@ def main() -> int:
         world = World(folder.resolve(), stack)
         if world.root.exists():  # kept from an earlier drill: some of its entries are tried again
             world.settings()
-            world.start_daemon()
+            world.restart()
         else:
             words = ["tuneloop", "init", str(world.root), "--labels", "a,b"]
             subprocess.run(words, env=world.environment, check=True, stdout=subprocess.DEVNULL)
@@ -89,9 +89,8 @@ def main() -> int:
                 failed += 1
                 console.print(f"[red]{entry.alert}: {error}[/red]", markup=True, highlight=False)
                 shown = ["NOT", "NOT"]
-                with contextlib.suppress(OSError):
-                    if world.daemon is None or world.daemon.poll() is not None:
-                        world.start_daemon()  # for the entries after it
+                with contextlib.suppress(OSError, Failed):  # for the entries after it
+                    world.restart()
             table.add_row(entry.alert, entry.how, shown[0], entry.cured_by, shown[1])
     for alert, why in NOT_TRIED.items():
         table.add_row(alert, why, "–", "", "–")
