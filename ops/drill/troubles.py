@@ -148,6 +148,8 @@ def serve_alone(world: World) -> None:
 def stop_serving(world: World) -> None:
     os.kill(int(str(world.names["SERVE"])), signal.SIGTERM)
     world.do("systemctl start tuneloop@support")
+    up = "tuneloop_daemon_running 1"
+    world.until(lambda: up in world.metrics(), "the daemon and its gateway are up", 60)
 
 
 def break_settings(world: World) -> None:
