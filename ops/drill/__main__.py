@@ -59,7 +59,7 @@ def tried(world: World, entry: Entry) -> tuple[float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="alerts, in the order of the table")
-    parser.add_argument("--keep", type=Path, help="an empty folder for workspace and logs, which stay there")
+    parser.add_argument("--keep", type=Path, help="for workspace and logs; of an earlier drill, for --only")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # processes and the tmpfs go in any case
     console = Console(width=140, soft_wrap=True)
@@ -69,9 +69,13 @@ def main() -> int:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         world = World(folder.resolve(), stack)
-        subprocess.run(["tuneloop", "init", str(world.root), "--labels", "a,b"], env=world.environment, check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
-        world.settings(task={"prompt": "no-such-prompt@1"})
+        if world.root.exists():  # kept from an earlier drill: some of its entries are tried again
+            world.settings()
+            world.restart()
+        else:
+            words = ["tuneloop", "init", str(world.root), "--labels", "a,b"]
+            subprocess.run(words, env=world.environment, check=True, stdout=subprocess.DEVNULL)
+            world.settings(task={"prompt": "no-such-prompt@1"})
         world.prometheus()
         for entry in ENTRIES:
             if options.only and entry.alert not in options.only:
@@ -85,9 +89,8 @@ def main() -> int:
                 failed += 1
                 console.print(f"[red]{entry.alert}: {error}[/red]", markup=True, highlight=False)
                 shown = ["NOT", "NOT"]
-                with contextlib.suppress(OSError):
-                    if world.daemon is None or world.daemon.poll() is not None:
-                        world.start_daemon()  # for the entries after it
+                with contextlib.suppress(OSError, Failed):  # for the entries after it
+                    world.restart()
             table.add_row(entry.alert, entry.how, shown[0], entry.cured_by, shown[1])
     for alert, why in NOT_TRIED.items():
         table.add_row(alert, why, "–", "", "–")

@@ -148,6 +148,8 @@ def serve_alone(world: World) -> None:
 def stop_serving(world: World) -> None:
     os.kill(int(str(world.names["SERVE"])), signal.SIGTERM)
     world.do("systemctl start tuneloop@support")
+    up = "tuneloop_daemon_running 1"
+    world.until(lambda: up in world.metrics(), "the daemon and its gateway are up", 60)
 
 
 def break_settings(world: World) -> None:
@@ -381,10 +383,12 @@ def somebody_listens(world: World) -> None:
 
 def no_weights_and_biases(world: World) -> None:
     world.settings(wandb={"mode": "online"})
-    world.restart(WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+    world.stop_daemon()
     with open_app(world.root) as app:
         event = ev.LoopResumed(reason="of a drill")
         app.workspace.log.append([Draft(event, "loop")], actor="drill", now=app.now() - timedelta(hours=3))
+    world.start_daemon(WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+    world.until(world.metrics, "the gateway answers", 60)
 
 
 def right_environment(world: World) -> None:
