@@ -207,7 +207,7 @@ def forget_ending(folder: Path) -> None:
 
 
 def forget_texts(folder: Path) -> None:
-    """Remove the rendered customer texts of a step that has ended, and what it wrote for samples; checkpoints go too."""
+    """Remove the rendered customer texts of a step that has ended, its sample words, and its checkpoints."""
     for name in TEXT_FILES:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
