@@ -198,7 +198,7 @@ def _against_champion(found: Evidence, rules: GateSettings, margin: float) -> Ga
 
 def _interval(paired: PairedResult, error: float, level: float) -> tuple[float, float]:
     if paired.metric:
-        return mean_scores.interval(paired.difference, error, paired.n, level)
+        return mean_scores.difference_interval(paired.difference, error, paired.n, level)
     _, low, high = paired_difference(paired.gained, paired.lost, paired.n, NormalDist().inv_cdf(1 - level / 2))
     return low, high
 

@@ -22,7 +22,7 @@ import msgspec
 
 from adapters import checkpoints
 from adapters.child import PARENT
-from adapters.specs import Metric, StepFailure, read_json, read_lines
+from adapters.specs import Metric, StepFailure, TrainResult, read_json, read_lines, write_json
 from store.disk import has_room
 from store.errors import StepError
 from store.events import StepKind
@@ -209,10 +209,14 @@ def forget_ending(folder: Path) -> None:
 
 
 def forget_texts(folder: Path) -> None:
-    """Remove the rendered customer texts of a step that has ended; checkpoints go with them."""
+    """Remove the rendered customer texts of a step that has ended, its sample words, and its checkpoints."""
     for name in TEXT_FILES:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    with contextlib.suppress(StepError):  # a step that has ended without one, or of another kind
+        result = read_json(folder / "result.json", TrainResult)
+        if any(sample.answered for sample in result.samples):  # by now in the event: as a label, or as a seal
+            write_json(folder / "result.json", msgspec.structs.replace(result, samples=[]))
 
 
 def _last_metric(folder: Path) -> Metric | None:

@@ -122,6 +122,8 @@ def _evidence(app: App) -> None:
     (judged,) = past(app, ev.CandidateJudged)
     assert isinstance(judged, ev.CandidateJudged) and "by chrf" in judged.summary
     assert not {"control", "recall"} & {check.name for check in judged.checks}
+    holding = [path.name for path in app.root.rglob("*") if path.is_file() and b"Thank you" in path.read_bytes()]
+    assert {name.partition("-")[0] for name in holding} == {"tuneloop.sqlite"}, holding
     everything = "".join(str(one.event) for one in app.workspace.log.select("1", []))
     assert "Thank you" not in everything and "apple" not in everything
     for artifact in app.workspace.artifacts.root.glob("*/*.jsonl"):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from adapters import fields, free_form, mean_scores
 from adapters.chrf import chrf
 from adapters.fields import NotAsked, Schema
+from adapters.metrics import paired_difference, wilson
 from adapters.specs import ExamItem, Prediction
 from loop.gate import Evidence, judge
 from loop.settings import GateSettings
@@ -144,6 +145,23 @@ def test_nobody_can_write_the_marks(text: str, words: str) -> None:
 def test_students_distribution(freedom: int, quantile: float) -> None:
     assert mean_scores.t_quantile(0.975, freedom) == pytest.approx(quantile, abs=2e-4)
     assert mean_scores.t_tails(quantile, freedom) == pytest.approx(0.05, abs=2e-3)
+
+
+def test_where_all_say_the_same_there_is_still_doubt() -> None:
+    found, error, p_value = mean_scores.paired([1.0] * 51)
+    assert error == 0 and 0 < p_value < 1e-12 and 0.85 < found.low < 0.95 and found.high == 1.0
+    found, error, p_value = mean_scores.paired([0.0] * 51)
+    assert (found.difference, error, p_value) == (0.0, 0.0, 1.0) and found.low == -found.high < 0
+    assert mean_scores.mean_interval(1.0, 0.0, 51).low == pytest.approx(wilson(51, 51).low, abs=0.03)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=30, max_size=80))
+def test_scores_of_0_and_1_have_the_interval_of_labels(pairs: list[tuple[bool, bool]]) -> None:
+    found, _, _ = mean_scores.paired([float(a) - float(b) for a, b in pairs])
+    gained, lost = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+    labels = paired_difference(gained, lost, len(pairs))
+    assert found.difference == pytest.approx(labels.difference)
+    assert (found.low, found.high) == pytest.approx((labels.low, labels.high), abs=0.03)  # t instead of normal
 
 
 def test_the_interval_is_that_of_resampling() -> None:
