@@ -235,12 +235,12 @@ def finish(app: App, folder: Path, baseline: str) -> list[Event]:
 
 
 def _sealed(app: App, task: str, predictions: Sequence[Prediction]) -> list[Prediction]:
-    """Predictions with the seal of their words as their label, by which served answers are compared with them."""
+    """Predictions with the seal of their first words as their label, by which served answers are compared with them."""
     targets = targets_of(app, task)
     known = app.workspace.texts.many([one.id for one in predictions])
     seal = app.workspace.texts.seal_words
     return [
-        msgspec.structs.replace(one, label=seal(one.id, targets.normal(one.raw.strip())))
+        msgspec.structs.replace(one, label=seal(one.id, targets.beginning(one.raw)))
         for one in predictions
         if targets is not None and one.id in known  # else it was erased meanwhile
     ]
@@ -258,10 +258,10 @@ def probe_items(app: App, artifact: str, adapter: str, count: int) -> list[tuple
 
 
 class WordsProbe(msgspec.Struct, frozen=True):
-    """An exam item, and whether words are the answer that was judged."""
+    """An exam item, and whether words begin as the answer that was judged."""
 
     text: str
-    is_answered_by: Callable[[str], bool]
+    begins: Callable[[str], bool]
 
 
 def probe_words(app: App, rules: TaskSettings, artifact: str, adapter: str, count: int) -> list[WordsProbe]:
@@ -274,7 +274,7 @@ def probe_words(app: App, rules: TaskSettings, artifact: str, adapter: str, coun
 
     def probe(one: Prediction) -> WordsProbe:
         seal = app.workspace.texts.seal_words
-        return WordsProbe(texts[one.id], lambda words: seal(one.id, how.normal(words.strip())) == one.label)
+        return WordsProbe(texts[one.id], lambda words: seal(one.id, how.beginning(words)) == one.label)
 
     return [probe(one) for one in mine[:count]]
 

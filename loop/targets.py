@@ -22,6 +22,7 @@ from loop.settings import TaskSettings, schema_of
 from store.errors import InputError, UnknownRecord
 from store.targets import is_seal
 
+BEGINNING = 4  # words
 Put = Callable[[Connection], object]
 
 
@@ -77,6 +78,10 @@ class Targets:
             return fields.normal(fields.parse(words))
         except NotAsked:
             return words
+
+    def beginning(self, words: str) -> str:
+        """The first words of what a model writes, by which served answers are compared with judged ones."""
+        return " ".join(words.split()[:BEGINNING])
 
     def _bounded(self, words: str) -> str:
         if len(words) > self._longest:

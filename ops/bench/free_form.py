@@ -75,7 +75,7 @@ epochs = 3.0
 max_length = 384
 seed = {seed}
 [tasks.mails.gate]
-min_exam = 40
+min_exam = 30
 better_than_baseline = true
 max_forgetting = 0.05
 max_bits_rise = 0.05
