@@ -21,7 +21,7 @@ from store.kill_points import reached
 from store.log import SELECTED, Log, Recorded
 from store.rows import BLANKS, KEYS, Row
 
-VERSION = 2  # raise it with any change of a table or a fold: old tables are then rebuilt
+VERSION = 3  # raise it with any change of a table or a fold: old tables are then rebuilt
 CURSOR = "read-tables"
 BATCH = 2000  # events of one transaction: it holds the write lock for some tens of milliseconds
 SHADOW = "shadow_"
