@@ -241,10 +241,14 @@ S = TypeVar("S", bound=msgspec.Struct)
 def write_json(path: Path, value: msgspec.Struct) -> None:
     """Write atomically and durably: temp file, fsync, rename."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(value), indent=1))
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(value), indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     reached("file.temporary_written")
     temporary.replace(path)
 
