@@ -14,6 +14,7 @@ from pathlib import Path
 from loop import gauges
 from loop.bootstrap import App, open_app
 from loop.exposition import page
+from loop.settings import FILE_NAME
 from loop.traffic import Traffic
 
 log = logging.getLogger("tuneloop.metrics")
@@ -29,6 +30,7 @@ class Metrics:
         self._traffic = traffic
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         self._app: App | None = None
+        self._changed = 0  # when the settings were written that it was opened with
         self._loop = ""  # the workspace's part of the page
         self._read_at = float("-inf")
         self._told = ""  # the last reason for which it could not be read
@@ -42,7 +44,10 @@ class Metrics:
         if time.monotonic() - self._read_at < FRESH_SECONDS:
             return self._loop
         try:
-            self._app = self._app or open_app(self._root)
+            changed = (self._root / FILE_NAME).stat().st_mtime_ns
+            if changed != self._changed:  # settings that cannot be read are told before the next start needs them
+                self._drop()
+            self._app, self._changed = self._app or open_app(self._root), changed
             self._loop = page(gauges.families(self._app, self._app.now()))
             self._told = ""
         except Exception as error:  # a disk that fails, a restore that moved the workspace: the next one looks anew

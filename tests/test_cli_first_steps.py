@@ -6,6 +6,7 @@ import inspect
 import io
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ def test_one_of_a_kind_is_said_in_the_singular(tmp_path: Path, tuneloop: Any) ->
         file.write_text(json.dumps({"text": f"{number} is another ticket {number * 977}", "label": "billing"}) + "\n")
         assert tuneloop("ingest", file, "-w", root).out.startswith("1 new, 0 known already, 1 label,")
     shown = tuneloop("status", "-w", root).out
-    assert "1 labels" not in shown and "1 more labels" not in shown and "since 0 s" not in shown
+    assert not re.search(r"\b1 (more )?labels", shown) and "since 0 s" not in shown
 
 
 def test_what_a_workspace_with_labels_waits_for_before_its_prompt() -> None:

@@ -176,6 +176,12 @@ def test_a_scrape_of_a_workspace_that_cannot_be_read_says_so_and_recovers(root: 
     settings.write_text(whole)
     time.sleep(1.1)
     assert "tuneloop_workspace_readable 1" in asyncio.run(metrics.page())
+    settings.write_text(whole.replace("[daemon]", "[daemon]\ngateway_prot = 1"))  # while it has it open
+    time.sleep(1.1)
+    assert "tuneloop_workspace_readable 0" in asyncio.run(metrics.page())
+    settings.write_text(whole)
+    time.sleep(1.1)
+    assert "tuneloop_workspace_readable 1" in asyncio.run(metrics.page())
     metrics.close()
 
 
