@@ -58,11 +58,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 2) -> None:
-    """Write the model of the fixture `tiny_model` into `folder`; the same arguments give the same bytes."""
+def make_tiny_model(
+    folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 2, family: str = "llama", **more: object
+) -> None:
+    """Write the model of the fixture `tiny_model` into `folder`; the same arguments give the same bytes.
+
+    Args:
+        family: "llama", "qwen2", "qwen3", "gemma", ...: a model type of transformers.
+        more: of its configuration.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     data = Path(__file__).parents[1] / "adapters" / "data" / "general.jsonl"
     lines = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
@@ -84,7 +91,8 @@ def make_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 64, layers: in
         **{"pad_token": specials[2]},
     )
     tokenizer.chat_template = TINY_TEMPLATE
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        family,
         vocab_size=768,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -96,10 +104,11 @@ def make_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 64, layers: in
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
+        **more,
     )
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
     torch.random.set_rng_state(state)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder))

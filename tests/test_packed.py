@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from conftest import make_tiny_model  # noqa: E402
+
 from adapters import (  # noqa: E402
     attention,  # noqa: F401
     base_model,
 )
 from adapters.encode import encode  # noqa: E402
 from adapters.packed import TREE, label_log_likelihoods, pack  # noqa: E402
+from adapters.trainer import can_pack  # noqa: E402
 from store.prompting import Message, PromptSpec  # noqa: E402
 
 PROMPT = PromptSpec(name="p@1", digest="", system="Classify the ticket. Answer: urgent, billing or general.")
@@ -104,13 +107,29 @@ def _packed(model: Any, rows: list[Any], tree: bool = False) -> Any:
     return torch.nn.functional.cross_entropy(logits.float(), packed.targets)
 
 
+FAMILIES: dict[str, dict[str, object]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "gemma": {"head_dim": 16},
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model_of_a_family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("families") / request.param
+    make_tiny_model(folder, family=request.param, **FAMILIES[request.param])
+    return folder
+
+
 @pytest.mark.parametrize("tree", [False, True])
 @pytest.mark.parametrize("with_general", [False, True])
 @pytest.mark.parametrize(("quantisation", "tolerance"), [("fp32", 1e-5), ("nf4", 0.05)])
 def test_loss_and_gradients_equal_the_padded_batch(
-    tiny_model: Path, quantisation: str, tolerance: float, with_general: bool, tree: bool
+    model_of_a_family: Path, quantisation: str, tolerance: float, with_general: bool, tree: bool
 ) -> None:
-    model, tokenizer = _with_lora(tiny_model, quantisation)
+    model, tokenizer = _with_lora(model_of_a_family, quantisation)
+    assert can_pack(model.get_base_model()) == ""
     rows = [encode(tokenizer, PROMPT.messages(text, label)) for text, label in TICKETS]
     if with_general:
         rows.append(encode(tokenizer, GENERAL))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from adapter_world import make_adapter  # noqa: E402
+from conftest import make_tiny_model  # noqa: E402
 
 from adapters import base_model  # noqa: E402
 from adapters.bank import Bank  # noqa: E402
@@ -77,6 +78,16 @@ def test_the_tree_equals_one_sequence_per_label(bank: Bank, prompt: PromptSpec, 
         assert one.label == max(expected, key=lambda label: expected[label])
         assert max(abs(one.scores[label] - expected[label]) for label in LABELS) < 1e-4
         assert sum(one.probabilities(0.7).values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("family", "more"), [("qwen2", {}), ("qwen3", {"head_dim": 16}), ("gemma", {"head_dim": 16})])
+def test_the_tree_is_as_exact_on_other_families(tmp_path: Path, family: str, more: dict[str, object]) -> None:
+    make_tiny_model(tmp_path / family, family=family, **more)
+    other = open_bank(tmp_path / family)
+    for text, one in zip(TEXTS, Scorer(other).score("", PROMPT, TEXTS, LABELS), strict=True):
+        expected = plain_scores(other.model, other.tokenizer, PROMPT, text)
+        assert one.label == max(expected, key=lambda label: expected[label])
+        assert max(abs(one.scores[label] - expected[label]) for label in LABELS) < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["lora", "ia3", "prompt", "prefix"])
