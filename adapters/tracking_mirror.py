@@ -76,7 +76,7 @@ class Mirror:
         self._home = workspace.paths.wandb
         self._path = self._home / "cursor.json"
         self._open: dict[str, Any] = {}  # W&B id -> wandb's run
-        self._sent: dict[str, tuple[Any, Any]] = {}  # W&B id -> (config, summary) as sent in this session
+        self._sent: dict[str, tuple[Any, Any]] = {}  # W&B id -> (config, summary) as this process has sent them
         self._checked = False
         self.cursor = _read_cursor(self._path)
 

@@ -131,7 +131,7 @@ def press(session: Session, key: str) -> tuple[Session, Act | None]:
                 return replace(calm, page=session.page + 1), None
             case "u":
                 if not session.done:
-                    return replace(calm, message="nothing to undo in this session"), None
+                    return replace(calm, message="nothing to undo in this sitting"), None
                 return calm, Act(kind="undo", record_id=session.done[-1].item.record_id)
             case "s" if session.current is not None:
                 return calm, Act(kind="skip", record_id=session.current.record_id)
@@ -172,7 +172,7 @@ def refused(session: Session, reason: str, *, drop: bool = False) -> Session:
 
 
 def refilled(session: Session, items: Sequence[Item]) -> Session:
-    """More of the queue behind what is left; what this session has dealt with does not come again."""
+    """More of the queue behind what is left; what this sitting has dealt with does not come again."""
     seen = {item.record_id for item in session.items} | {one.item.record_id for one in session.done}
     return replace(session, items=session.items + tuple(item for item in items if item.record_id not in seen))
 

@@ -84,7 +84,7 @@ def test_undo_brings_the_record_back_even_from_an_empty_queue() -> None:
 
 def test_nothing_to_undo_and_unknown_keys_are_told_and_do_nothing() -> None:
     end, acts = play(session("a"), "u")
-    assert (acts, end.message) == ([], "nothing to undo in this session")
+    assert (acts, end.message) == ([], "nothing to undo in this sitting")
     end, acts = play(session("a"), "9")
     assert acts == [] and "no key" in end.message and end.current == item("a")
 

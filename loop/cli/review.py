@@ -164,7 +164,7 @@ def _lines(session: screen.Session, waiting: int, *, width: int, height: int, bl
     from loop.cli.output import brief, styled
 
     item = session.current
-    head = styled(f"{waiting} waiting, {session.labelled} labelled, {session.skipped} skipped in this session", "dim")
+    head = styled(f"{waiting} waiting, {session.labelled} labelled, {session.skipped} skipped in this sitting", "dim")
     foot = _keys_line(session)
     said = styled(session.message or " ", "yellow")
     if item is None:
