@@ -2,7 +2,7 @@
 
 sft   every example: the answer is learned.
 dpo   corrections: the label is preferred to what production answered (Rafailov et al. 2023). On corrections alone it
-      learns that production's favourite labels are wrong everywhere (measured: 0.75 to 0.48, see docs/methods.md), so
+      learns that production's favourite labels are wrong everywhere and gets worse than its start, so
       the answers that people confirmed go in as well, preferred to the labels that they were mistaken for elsewhere.
 grpo, rloo   labelled prompts: answers are drawn, and those that are right and well-formed are reinforced (Shao et al.
       2024; Ahmadian et al. 2024). They stand where guides say PPO, which TRL no longer has.
