@@ -35,26 +35,6 @@ READS: list[list[str]] = [
 ]  # fmt: skip
 
 
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def tuneloop(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: str | Path) -> Outcome:
-        capsys.readouterr()
-        code = cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Looked at only, never changed."""

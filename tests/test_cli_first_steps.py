@@ -19,22 +19,6 @@ from loop.settings import Settings
 from loop.state import LoopState, TaskState
 
 
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def tuneloop(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: str | Path) -> Outcome:
-        capsys.readouterr()
-        code = cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
-
-
 @pytest.mark.parametrize("left", ["nothing", "an empty file"])
 def test_a_lost_database_is_no_empty_workspace(left: str, tmp_path: Path, tuneloop: Any) -> None:
     root = lived_in(tmp_path / "w")

@@ -18,7 +18,6 @@ from loop import chats, datasets, exchange
 from loop.answerers import training_prompt
 from loop.bootstrap import App, open_app
 from loop.chats import Chat
-from loop.cli import main as cli
 from loop.commands import FreezeDataset
 from loop.steps import Steps
 from store import events as ev
@@ -27,26 +26,6 @@ from store.log import Draft
 
 LABELS = ["urgent", "billing", "technical", "general"]
 WRAPPED = 'system = "Classify {about}. Reply with one label only: {labels}."\nuser = "Ticket: {text}\\nLabel?"\n'
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def tuneloop(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: str | Path) -> Outcome:
-        capsys.readouterr()
-        code = cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

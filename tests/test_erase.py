@@ -38,7 +38,6 @@ from hypothesis import strategies as st
 from adapters.specs import BaseModelRef, EvalSpec, ExamItem, Example, Prediction, read_json, read_lines
 from loop import actions, datasets, erasing, intake, surveying, traces
 from loop.bootstrap import App, open_app
-from loop.cli import main as cli
 from loop.commands import FreezeDataset
 from loop.production import read_pointer
 from loop.steps import LOCK, Steps
@@ -64,26 +63,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(template: Path, tmp_path: Path) -> Path:
     shutil.copytree(template, tmp_path / "w")
     return tmp_path / "w"
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def tuneloop(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: str | Path) -> Outcome:
-        capsys.readouterr()
-        code = cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
 
 
 def opened(root: Path) -> App:
