@@ -29,11 +29,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from loop import actions, demo_report
 from loop.bootstrap import App, open_app
+from loop.first_settings import default_toml
 from loop.intake import external_record_id
 from loop.memory import PeakMemory
 from loop.policy import waits
 from loop.services import Endpoints, read_endpoints
-from loop.settings import default_toml
 from prompts.client import Answer, Answerer
 from store import queries
 from store.errors import InputError, StepError

@@ -2,13 +2,12 @@
 
 `TUNELOOP_TASKS__TICKETS__TRAINING__RANK=32` overrides `rank` in `[tasks.tickets.training]`: sections are
 joined by two underscores. Variables without two underscores (`TUNELOOP_HOME`) are none of ours here.
-Every field carries its own description, from which `default_toml` writes the commented file.
+Every field carries its own description, from which `loop.first_settings` writes the commented file.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import tomllib
@@ -580,7 +579,7 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         self.names: dict[tuple[str, ...], str] = {}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # __call__ reads all variables at once
+        return None, field_name, False  # __call__ reads all variables at once
 
     def __call__(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -657,89 +656,6 @@ def schema_of(root: Path, task: TaskSettings) -> Schema | None:
         SettingsError: its file cannot be read, or is no schema.
     """
     return read_schema(root / task.json_schema) if task.json_schema else None
-
-
-def default_toml(
-    labels: list[str],
-    *,
-    task: str = "tickets",
-    description: str = "",
-    label_descriptions: Mapping[str, str] | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
-) -> str:
-    """The commented tuneloop.toml that `tuneloop init` writes.
-
-    Gate thresholds are written in; every other setting stands as a comment with its default. `overrides`
-    writes chosen values: {"training": {"rank": 8}, "daemon": {...}}, task sections by their own name.
-    """
-    given = {name: dict(values) for name, values in (overrides or {}).items()}
-    given["gate"] = {**GATE_THRESHOLDS, **given.get("gate", {})}
-    lines = [
-        "# tuneloop: settings of this workspace. What stands as a comment is the default.",
-        "# Every key can be overridden by the environment, for example:",
-        f"#   {PREFIX}TASKS__{task.upper().replace('-', '_')}__TRAINING__RANK=32",
-    ]
-    for name in ("model", "endpoint", "daemon", "wandb", "resources", "alerts"):
-        lines += ["", f"[{name}]", *_section_lines(_section(Settings.model_fields[name]), given.get(name, {}))]
-    lines += ["", *_NOTIFY_EXAMPLE, "", *_BACKENDS_EXAMPLE]
-    own = {"labels": labels, "description": description, "label_descriptions": dict(label_descriptions or {})}
-    own.update(given.get("task", {}))
-    lines += ["", f"[tasks.{task}]", *_section_lines(TaskSettings, {k: v for k, v in own.items() if v})]
-    for name, field in TaskSettings.model_fields.items():
-        section = _section(field)
-        if section is not None:
-            lines += ["", f"[tasks.{task}.{name}]", *_section_lines(section, given.get(name, {}))]
-    return "\n".join(lines) + "\n"
-
-
-_BACKENDS_EXAMPLE = [
-    "# Trainers in an environment of their own, for `backend` in a task's training; both need a GPU:",
-    "#   [backends.axolotl]",
-    '#   python = "/opt/axolotl/bin/python"',
-    "#   [backends.unsloth]",
-    '#   python = "/opt/unsloth/bin/python"',
-]
-_NOTIFY_EXAMPLE = [
-    "# Who is told what happens: a section each; `tuneloop notify test` tries them. Without events all are told:",
-    f"#   {', '.join(get_args(NotifyEvent))}",
-    "#   [notify.team]",
-    '#   kind = "slack"                # also Mattermost, and Discord with /slack at the end of its URL',
-    '#   url_env = "TEAM_WEBHOOK"      # the environment variable that holds the URL; or url = "https://..."',
-    "#   [notify.pager]",
-    '#   kind = "webhook"              # JSON; or "command", with command = ["/usr/local/bin/page", "-q"]',
-    '#   url_env = "PAGER_WEBHOOK"',
-    '#   secret_env = "PAGER_KEY"      # signed: Standard Webhooks, HMAC-SHA256',
-    '#   events = ["training_failed", "degraded"]',
-]
-
-
-def _section(field: FieldInfo) -> type[BaseModel] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-
-
-def _section_lines(section: type[BaseModel] | None, given: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for name, field in section.model_fields.items() if section else ():
-        if _section(field) is not None:
-            continue
-        if name in given:
-            text = f"{name} = {_toml(given[name])}"
-        elif field.default is None:
-            text = f"# {name} ="
-        else:
-            text = f"# {name} = {_toml(field.default)}"
-        lines.append(f"{text:<40}  # {field.description}")
-    return lines
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }" if value else "{}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    # JSON's strings, numbers and booleans are TOML's; DEL alone must be escaped by hand
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from notify_world import Receiver, completion, receiver
 from loop import asking, questions
 from loop.asking import AskItem, AskSpec
 from loop.bootstrap import App, open_app
+from loop.first_settings import default_toml
 from loop.intake import ingest_lines
-from loop.settings import default_toml
 from loop.steps import Steps
 from store.errors import ModelError
 from store.workspace import Workspace

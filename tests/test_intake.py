@@ -13,7 +13,7 @@ import pytest
 
 from loop import intake
 from loop.bootstrap import App, open_app
-from loop.settings import default_toml
+from loop.first_settings import default_toml
 from store import queries
 from store.errors import InputError, StaleEpoch
 from store.events import (

@@ -20,10 +20,10 @@ pytest.importorskip("torch")
 from loop import actions
 from loop.bootstrap import App, open_app
 from loop.cli.main import main
+from loop.first_settings import default_toml
 from loop.intake import external_record_id
 from loop.production import read_pointer
 from loop.services import read_endpoints
-from loop.settings import default_toml
 from prompts.client import Answerer
 from store import events as ev
 from store import queries

@@ -21,12 +21,13 @@ from notify_world import Receiver, receiver
 
 from loop.bootstrap import App, open_app
 from loop.cli.main import main
+from loop.first_settings import default_toml
 from loop.notifier import Notifier, box_path
 from loop.notify import health
 from loop.notify.messages import Message, messages
 from loop.notify.outbox import MOST_WAITING, Outbox, read_box
 from loop.notify.targets import Undelivered, deliver
-from loop.settings import AlertSettings, NotifySettings, default_toml
+from loop.settings import AlertSettings, NotifySettings
 from store import events as ev
 from store.log import Draft
 from store.workspace import Workspace

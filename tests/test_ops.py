@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loop import settings
-from loop.settings import default_toml
+from loop.first_settings import default_toml
 from store import errors
 
 ROOT = Path(__file__).parents[1]

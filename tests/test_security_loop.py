@@ -24,9 +24,9 @@ from attack_world import attacks
 from notify_world import Receiver
 
 from loop.bootstrap import open_app
+from loop.first_settings import default_toml
 from loop.intake import external_record_id
 from loop.services import read_endpoints
-from loop.settings import default_toml
 from store import events as ev
 
 pytest.importorskip("wandb")

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from loop.settings import FILE_NAME, GateSettings, Settings, TaskSettings, TrainingSettings, default_toml, load
+from loop.first_settings import default_toml
+from loop.settings import FILE_NAME, GateSettings, Settings, TaskSettings, TrainingSettings, load
 from store.errors import SettingsError
 
 LABELS = ["urgent", "billing", "technical", "general"]

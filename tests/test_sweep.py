@@ -20,9 +20,9 @@ from loop import intake
 from loop.bootstrap import App, open_app
 from loop.cli.main import main
 from loop.cli.sweep import print_sweep, toml_lines
+from loop.first_settings import default_toml
 from loop.fitting import Item
 from loop.planning import make_plan
-from loop.settings import default_toml
 from loop.steps import MODULES
 from loop.sweep import LOCK, Asked, best_of, beyond_noise, lead_of, limited, scored, sweep
 from store import events as ev

@@ -35,6 +35,7 @@ def init(
     import tempfile
 
     from loop import settings
+    from loop.first_settings import default_toml
     from store.workspace import Workspace
 
     path = directory / settings.FILE_NAME
@@ -48,7 +49,7 @@ def init(
     if len(set(names)) < 2:
         found = f"only {names[0]!r}" if names else "none"
         raise SettingsError(f"at least two labels are needed, here is {found}", hint="Name at least two: --labels a,b.")
-    text = settings.default_toml(names, task=task, description=description)
+    text = default_toml(names, task=task, description=description)
     with tempfile.TemporaryDirectory() as trial:
         # what is written must load; better found out before anything is in place
         Path(trial, settings.FILE_NAME).write_text(text, encoding="utf-8")

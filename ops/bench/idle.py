@@ -27,9 +27,9 @@ from rich.table import Table
 
 from loop import intake
 from loop.bootstrap import open_app
+from loop.first_settings import default_toml
 from loop.health import alive
 from loop.services import read_endpoints
-from loop.settings import default_toml
 from store import events as ev
 from store.log import Draft
 from store.workspace import Workspace

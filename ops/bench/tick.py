@@ -20,8 +20,8 @@ from rich.table import Table
 
 from loop import datasets
 from loop.bootstrap import App, open_app
+from loop.first_settings import default_toml
 from loop.policy import decide
-from loop.settings import default_toml
 from loop.steps import Steps
 from store.events import RecordReceived
 from store.log import Draft

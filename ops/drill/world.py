@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from loop.settings import default_toml
+from loop.first_settings import default_toml
 
 OPS = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent  # not resolved: a link leads out of the environment

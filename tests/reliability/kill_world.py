@@ -32,7 +32,7 @@ SECONDS = 30.0  # of one run, at most; a second or two are usual
 
 def make(root: Path, *, model: Path | None = None, overrides: dict[str, Any] | None = None) -> Path:
     """A workspace with one task whose gate asks for little. Without a model a folder that only looks like one."""
-    from loop.settings import default_toml
+    from loop.first_settings import default_toml
 
     root.mkdir(parents=True)
     if model is None:
