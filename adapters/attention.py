@@ -7,6 +7,7 @@ to transformers under `packed.TREE`; a forward without `branches` is plain SDPA.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from adapters.packed import TREE, Packed
+from adapters.score_pack import ROWS, Group
 
 
 def tree_attention(
@@ -69,5 +71,37 @@ def tree_attention(
     return torch.cat(found, 2).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(TREE, tree_attention)
-AttentionMaskInterface.register(TREE, sdpa_mask)
+def rows_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    groups: Sequence[Group] | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """query [1, heads, Q, width]; key, value [1, kv heads, K, width]; every query is in one group.
+
+    Returns [1, Q, heads, width].
+    """
+    if groups is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    _, heads, _, width = query.shape
+    places, found = [], []
+    for group in groups:
+        rows, _, q, k = group.sees.shape
+        asked = query[0, :, group.queries].view(heads, rows, q, width).transpose(0, 1)
+        keys, values = (one[0, :, group.keys].view(-1, rows, k, width).transpose(0, 1) for one in (key, value))
+        answers = functional.scaled_dot_product_attention(
+            asked, keys, values, attn_mask=group.sees, scale=scaling, enable_gqa=keys.shape[1] != heads
+        )
+        places.append(group.queries[group.real])
+        found.append(answers.transpose(1, 2).reshape(rows * q, heads, width)[group.real])
+    return torch.cat(found)[torch.cat(places).argsort()][None], None
+
+
+for name, attention in ((TREE, tree_attention), (ROWS, rows_attention)):
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, sdpa_mask)

@@ -19,7 +19,7 @@ from adapters.bank import Bank
 from adapters.child import Journal, Stopping, Threads, peak_memory_mb, run
 from adapters.control import Control
 from adapters.metrics import softmax
-from adapters.scoring import Scorer
+from adapters.scoring import TOLERANCE, Scorer
 from adapters.specs import (
     KNOWN,
     AnswererSpec,
@@ -186,6 +186,8 @@ class _Work:
             direct,
             [item.text for item in asked],
             self._spec.labels,
+            temperature=one.temperature,
+            tolerance=TOLERANCE,
             batch_size=self._spec.batch_size,
             on_progress=say,
         )

@@ -243,7 +243,7 @@ def _log_probabilities(
     """One forward; the result gives, for a row, the log-probabilities of tokens predicted at some places."""
     import torch
 
-    from adapters.label_tree import repeated
+    from adapters.prefixes import repeated
 
     device = bank.device
     cache, virtual = bank.beginning(name)  # of a soft prompt; else empty

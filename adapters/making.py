@@ -14,9 +14,9 @@ from adapters import attention, base_model, methods, preference, reinforce  # no
 from adapters.backends import launched
 from adapters.encode import encode
 from adapters.fused import pack_log_probs
-from adapters.packed import TREE
+from adapters.packed import TREE, can_pack
 from adapters.specs import Example, TrainSpec
-from adapters.trainer import LabelledPrompts, PackedCollator, PackedTrainer, Steered, Watch, can_pack
+from adapters.trainer import LabelledPrompts, PackedCollator, PackedTrainer, Steered, Watch
 
 
 class Rows(msgspec.Struct, frozen=True):

@@ -18,6 +18,18 @@ from torch import Tensor
 from torch.nn import functional
 
 TREE = "tuneloop_tree"  # name of the attention of `adapters.attention`
+# architectures whose SDPA attention takes a ready 4-D mask for all of its layers
+PACKABLE = frozenset({"llama", "qwen2", "qwen3", "mistral", "gemma", "smollm3", "granite", "phi3", "olmo2"})
+
+
+def can_pack(model: Any) -> str:
+    """Why this model cannot read several sequences as one; "" when it can."""
+    config = model.config
+    if config.model_type not in PACKABLE:
+        return f"{config.model_type} is not known to take a mask per token"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "its attention has a sliding window"
+    return ""
 
 
 class Branch(msgspec.Struct, frozen=True):

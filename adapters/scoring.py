@@ -1,7 +1,7 @@
 """Answers from a language model: label scores over a shared prefix, and greedy generation over the same prefix.
 
 The part of the prompt that every text shares is run once per (adapter, prompt) and its keys and values are kept.
-Each text is then read once, and all labels hang off it as a tree whose common beginnings are computed once:
+Each text is then read once, and the labels hang off it as a tree whose common beginnings are computed once:
 
     [ kept prefix ] [ text ] ─┬─ ur ── gent ── <end>
                               ├─ bill ─┬─ ing ── <end>
@@ -11,13 +11,13 @@ Each text is then read once, and all labels hang off it as a tree whose common b
 A label's score is the sum of the log-probabilities of its tokens *and of the end-of-turn token*: the probability
 that the model answers exactly this label and nothing more. With the end token no label is a beginning of another
 one's event, so labels of different length compare soundly and no length correction is needed. `Scored` turns
-scores into probabilities by a softmax over the labels at a temperature.
+scores into probabilities by a softmax over the labels at a temperature. Branches that cannot change a probability by
+more than a tolerance are not read (`adapters.label_tree`); how the rest is read at once: `adapters.score_pack`.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,10 @@ import msgspec
 
 from adapters.bank import Bank
 from adapters.encode import Encoded, encode
-from adapters.label_tree import Prefix, Tree, common, cut, repeated
+from adapters.label_tree import Tree
 from adapters.metrics import softmax
+from adapters.prefixes import Prefix, Prefixes, common, cut, repeated
+from adapters.score_pack import label_scores
 from store.errors import ModelError
 from store.prompting import Message, PromptSpec
 
@@ -35,15 +37,18 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 2048  # tokens of prompt and ticket; a longer ticket loses its middle
 MEMORY_MB = 512  # working memory of one batch, estimated
+TOLERANCE = 0.02  # of a probability, where answers are given: less than what bf16 rounds away
+PACK_TOKENS = 448  # in one forward of label scores; attention grows with its square
+CUDA_PACK_TOKENS = 4096
 Progress = Callable[[int, int], None]
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True):
-    """Scores of all labels for one text, in nats, before any temperature."""
+    """Scores of all labels for one text, in nats, before any temperature; bounds for labels that were not read."""
 
     scores: dict[str, float]
     prompt_tokens: int
-    seconds: float  # of its batch, divided by the texts in it
+    seconds: float  # its tokens' share of the forwards they were in
     shortened: bool = False
 
     @property
@@ -94,9 +99,7 @@ class Scorer:
         config = bank.model.config.get_text_config()
         self.max_length = min(max_length, int(getattr(config, "max_position_embeddings", max_length)))
         self._budget = memory_mb << 20
-        self._prefixes: OrderedDict[tuple[str, bytes], Prefix] = OrderedDict()
-        self._beginnings: OrderedDict[bytes, list[int]] = OrderedDict()
-        self._most = prefixes
+        self._prefixes = Prefixes(bank, prefixes)
         self._vocabulary = int(bank.model.get_output_embeddings().weight.shape[0])
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
@@ -105,6 +108,8 @@ class Scorer:
         self._token_bytes = (
             int(config.hidden_size) * size * 24 + int(getattr(config, "intermediate_size", 0)) * size * 4
         )
+        each = self._token_bytes + self._vocabulary * 8  # every token of a pack may be a node
+        self._pack_tokens = max(1, min(PACK_TOKENS if bank.device == "cpu" else CUDA_PACK_TOKENS, self._budget // each))
         self._ends = _end_tokens(bank)
 
     def score(
@@ -114,6 +119,8 @@ class Scorer:
         texts: Sequence[str],
         labels: Sequence[str],
         *,
+        temperature: float = 1.0,
+        tolerance: float = 0.0,
         batch_size: int = 16,
         on_progress: Progress | None = None,
     ) -> list[Scored]:
@@ -124,31 +131,45 @@ class Scorer:
             prompt: what stands around each text.
             texts: what to classify.
             labels: at least one, all different.
-            batch_size: texts at once, at most.
-            on_progress: called with (done, of) after each batch.
+            temperature: that the scores will be divided by; it only matters with a tolerance.
+            tolerance: of every probability (0..1). The best label is the same; labels that could not hold more get
+                the bound of their score. 0 reads them all.
+            batch_size: new texts in a forward, at most.
+            on_progress: called with (done, of) when more is known.
 
         Raises:
             ModelError: the prompt does not fit, or a label has no tokens.
             ArtifactError: there is no such adapter.
         """
-        tree = Tree.of([self._label_tokens(label) for label in labels])
-        found: list[Scored | None] = [None] * len(texts)
-        done = 0
-        for rows, prefix, encoded in self._batches(adapter, prompt, texts, len(tree.tokens) + 1, batch_size):
-            started = time.perf_counter()
-            sums = self._score_batch(adapter, prefix, [one.tokens for one in encoded], tree)
-            each = (time.perf_counter() - started) / len(rows)
-            for row, one, values in zip(rows, encoded, sums, strict=True):
-                found[row] = Scored(
-                    scores=dict(zip(labels, values, strict=True)),
-                    prompt_tokens=len(one.tokens),
-                    seconds=each,
-                    shortened=one.shortened,
-                )
-            done += len(rows)
-            if on_progress is not None:
-                on_progress(done, len(texts))
-        return [one for one in found if one is not None]
+        import torch
+
+        tree = Tree([self._label_tokens(label) for label in labels])
+        found: dict[int, Scored] = {}
+        encoded = self._encoded(prompt, texts, max(tree.depths, default=0) + 1)
+        for rows, prefix in self._by_prefix(adapter, prompt, encoded):
+            with self.bank.active(adapter) as model, torch.inference_mode():
+                for known in label_scores(
+                    model,
+                    repeated(prefix.layers, 1),
+                    [encoded[row].tokens[len(prefix.tokens) :] for row in rows],
+                    tree,
+                    temperature=temperature,
+                    tolerance=tolerance,
+                    most_tokens=self._pack_tokens,
+                    most_texts=batch_size,
+                    device=self.bank.device,
+                ):
+                    for place, values, seconds in known:
+                        one = encoded[rows[place]]
+                        found[rows[place]] = Scored(
+                            scores=dict(zip(labels, values, strict=True)),
+                            prompt_tokens=len(one.tokens),
+                            seconds=seconds,
+                            shortened=one.shortened,
+                        )
+                    if on_progress is not None and known:
+                        on_progress(len(found), len(texts))
+        return [found[row] for row in range(len(texts))]
 
     def generate(
         self,
@@ -182,103 +203,83 @@ class Scorer:
         """
         limit = max_tokens or prompt.max_tokens
         heat = list(temperatures) or [0.0] * len(texts)
-        found: list[Generated | None] = [None] * len(texts)
-        done = 0
-        for rows, prefix, encoded in self._batches(adapter, prompt, texts, 1, batch_size, reserve=limit):
-            started = time.perf_counter()
-            words = self._generate_batch(
-                adapter, prefix, [one.tokens for one in encoded], limit, [heat[row] for row in rows], seed, top
-            )
-            each = (time.perf_counter() - started) / len(rows)
-            for row, one, (tokens, details) in zip(rows, encoded, words, strict=True):
-                finished = bool(tokens) and tokens[-1] in self._ends
-                said = tokens[:-1] if finished else tokens
-                found[row] = Generated(
-                    text=self.bank.tokenizer.decode(said, skip_special_tokens=True),
-                    finished=finished,
-                    tokens=len(tokens),
-                    prompt_tokens=len(one.tokens),
-                    seconds=each,
-                    shortened=one.shortened,
-                    details=details,
+        found: dict[int, Generated] = {}
+        encoded = self._encoded(prompt, texts, limit)
+        lengths = [len(one.tokens) + limit for one in encoded]
+        for group, prefix in self._by_prefix(adapter, prompt, encoded):
+            for rows in self._batches(group, lengths, len(prefix.tokens), batch_size):
+                started = time.perf_counter()
+                words = self._generate_batch(
+                    adapter,
+                    prefix,
+                    [encoded[row].tokens for row in rows],
+                    limit,
+                    [heat[row] for row in rows],
+                    seed,
+                    top,
                 )
-            done += len(rows)
-            if on_progress is not None:
-                on_progress(done, len(texts))
-        return [one for one in found if one is not None]
+                each = (time.perf_counter() - started) / len(rows)
+                for row, (tokens, details) in zip(rows, words, strict=True):
+                    finished = bool(tokens) and tokens[-1] in self._ends
+                    said = tokens[:-1] if finished else tokens
+                    found[row] = Generated(
+                        text=self.bank.tokenizer.decode(said, skip_special_tokens=True),
+                        finished=finished,
+                        tokens=len(tokens),
+                        prompt_tokens=len(encoded[row].tokens),
+                        seconds=each,
+                        shortened=encoded[row].shortened,
+                        details=details,
+                    )
+                if on_progress is not None:
+                    on_progress(len(found), len(texts))
+        return [found[row] for row in range(len(texts))]
 
     def forget(self, adapter: str) -> None:
         """Drop the kept prefixes of an adapter that was unloaded."""
-        for key in [key for key in self._prefixes if key[0] == adapter]:
-            del self._prefixes[key]
+        self._prefixes.forget(adapter)
 
     # ------------------------------------------------------------ batches
 
-    def _batches(
-        self, adapter: str, prompt: PromptSpec, texts: Sequence[str], ends: int, batch_size: int, reserve: int = 0
-    ) -> Iterator[tuple[list[int], Prefix, list[Encoded]]]:
-        """Batches of similar length, the longest first: (indices of texts, prefix, encoded texts).
-
-        `ends` is the number of places per text whose next token is predicted at once.
-        """
-        if not texts:
-            return
-        room = self.max_length - (reserve or ends)
+    def _encoded(self, prompt: PromptSpec, texts: Sequence[str], answer: int) -> list[Encoded]:
+        """Prompts with their texts, shortened where `answer` more tokens would not fit behind them."""
+        room = self.max_length - answer
         if room <= 0:  # to `encode` it would mean: no limit
             raise ModelError(
-                f"the answers alone need {reserve or ends} tokens of the {self.max_length} that the model takes",
-                hint="Use fewer or shorter labels, or a smaller max_tokens.",
+                f"the answers alone need {answer} tokens of the {self.max_length} that the model takes",
+                hint="Use shorter labels, or a smaller max_tokens.",
             )
-        encoded = [encode(self.bank.tokenizer, prompt.messages(text), room, user=prompt.user) for text in texts]
-        prefix = self._prefix(adapter, prompt)
-        shared = [common(prefix.tokens, one.tokens) for one in encoded]
-        # a text may merge with the last tokens of the prefix: then it uses only what stands before
-        order = sorted(range(len(texts)), key=lambda row: (shared[row], len(encoded[row].tokens)), reverse=True)
+        return [encode(self.bank.tokenizer, prompt.messages(text), room, user=prompt.user) for text in texts]
+
+    def _by_prefix(
+        self, adapter: str, prompt: PromptSpec, encoded: Sequence[Encoded]
+    ) -> Iterator[tuple[list[int], Prefix]]:
+        """Indices of the texts that use the same kept prefix, the longest texts first."""
+        if not encoded:
+            return
+        prefix = self._prefixes.of(adapter, prompt)
+        groups: dict[int, list[int]] = {}
+        for row, one in enumerate(encoded):
+            # a text may merge with the last tokens of the prefix: then it uses only what stands before
+            groups.setdefault(common(prefix.tokens, one.tokens), []).append(row)
+        for shared, rows in groups.items():
+            yield sorted(rows, key=lambda row: len(encoded[row].tokens), reverse=True), cut(prefix, shared)
+
+    def _batches(self, rows: Sequence[int], lengths: Sequence[int], shared: int, most: int) -> Iterator[list[int]]:
+        """Rows that fit into the working memory together, the longest first.
+
+        `lengths` of all rows, with what is generated; the first `shared` tokens of each are kept and not fed.
+        """
         batch: list[int] = []
-        for row in order:
+        for row in rows:
             if batch:
-                longest = len(encoded[batch[0]].tokens)
-                full = len(batch) >= batch_size
-                full = full or (len(batch) + 1) * self._row_bytes(longest, shared[row], ends, reserve) > self._budget
-                if full or shared[row] != shared[batch[0]]:
-                    yield batch, cut(prefix, shared[batch[0]]), [encoded[one] for one in batch]
+                longest = lengths[batch[0]]
+                each = longest * self._kept_bytes + (longest - shared) * self._token_bytes + self._vocabulary * 8
+                if len(batch) >= most or (len(batch) + 1) * each > self._budget:
+                    yield batch
                     batch = []
             batch.append(row)
-        yield batch, cut(prefix, shared[batch[0]]), [encoded[one] for one in batch]
-
-    def _row_bytes(self, length: int, shared: int, ends: int, reserve: int) -> int:
-        fed = length - shared + ends
-        return (length + ends + reserve) * self._kept_bytes + fed * self._token_bytes + ends * self._vocabulary * 8
-
-    # ------------------------------------------------------------ prefixes and labels
-
-    def _prefix(self, adapter: str, prompt: PromptSpec) -> Prefix:
-        asked = msgspec.json.encode([prompt.system, prompt.shots, prompt.user])
-        key = (adapter, asked)
-        if key in self._prefixes:
-            self._prefixes.move_to_end(key)
-            return self._prefixes[key]
-        if asked not in self._beginnings:
-            # what two tickets that have nothing in common share is the prompt's own
-            first, second = (encode(self.bank.tokenizer, prompt.messages(text)).tokens for text in ("a", "7 ?"))
-            self._beginnings[asked] = first[: common(first, second)]
-            if len(self._beginnings) > 4 * self._most:
-                self._beginnings.popitem(last=False)
-        prefix = self._run_prefix(adapter, self._beginnings[asked])
-        self._prefixes[key] = prefix
-        if len(self._prefixes) > self._most:
-            self._prefixes.popitem(last=False)
-        return prefix
-
-    def _run_prefix(self, adapter: str, tokens: list[int]) -> Prefix:
-        import torch
-
-        cache, virtual = self.bank.beginning(adapter)
-        if tokens:
-            with self.bank.active(adapter) as model, torch.inference_mode():
-                ids = torch.tensor([tokens], dtype=torch.long, device=self.bank.device)
-                model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return Prefix(tokens, [(layer.keys, layer.values) for layer in cache.layers], virtual)
+        yield batch
 
     def _label_tokens(self, label: str) -> list[int]:
         encoded = encode(self.bank.tokenizer, [Message("user", "a"), Message("assistant", label)])
@@ -289,59 +290,25 @@ class Scorer:
 
     # ------------------------------------------------------------ forwards
 
-    def _score_batch(self, adapter: str, prefix: Prefix, rows: list[list[int]], tree: Tree) -> list[list[float]]:
-        import torch
+    def _laid_out(self, prefix: Prefix, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens and positions [B, L], and which key each of them sees [B, 1, L, prefix + L] (bool).
 
-        nodes = len(tree.tokens)
-        ids, positions, mask = self._laid_out(prefix, rows, tree)
-        with self.bank.active(adapter) as model, torch.inference_mode():
-            output = model(
-                input_ids=ids,
-                position_ids=positions,
-                attention_mask=mask,
-                past_key_values=repeated(prefix.layers, len(rows)),
-                use_cache=True,
-                logits_to_keep=nodes + 1,
-            )
-            logits = output.logits.float()
-            norms = logits.logsumexp(dim=-1)
-            steps = [step for path in tree.paths for step in path]
-            contexts = torch.tensor([context for context, _ in steps], device=ids.device)
-            tokens = torch.tensor([token for _, token in steps], device=ids.device)
-            values = (logits[:, contexts, tokens] - norms[:, contexts]).double()
-            owners = torch.tensor([i for i, path in enumerate(tree.paths) for _ in path], device=ids.device)
-            sums = torch.zeros(len(rows), len(tree.paths), dtype=torch.double, device=ids.device)
-            sums.index_add_(1, owners, values)
-        result: list[list[float]] = sums.tolist()
-        return result
-
-    def _laid_out(
-        self, prefix: Prefix, rows: list[list[int]], tree: Tree
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tokens and positions [B, L + N], and which key each of them sees [B, 1, L + N, prefix + L + N] (bool).
-
-        Texts are padded on the left, so that each ends in column L - 1 and the N nodes of the tree follow it.
+        Texts are padded on the left, so that each ends in column L - 1.
         """
         import torch
 
-        kept = prefix.virtual + len(prefix.tokens)
+        kept = prefix.length
         suffixes = [row[len(prefix.tokens) :] for row in rows]
-        width, nodes = max(len(suffix) for suffix in suffixes), len(tree.tokens)
-        ids = torch.zeros(len(rows), width + nodes, dtype=torch.long)
+        width = max(len(suffix) for suffix in suffixes)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
         positions = torch.zeros_like(ids)
-        sees = torch.zeros(len(rows), width + nodes, kept + width + nodes, dtype=torch.bool)
+        sees = torch.zeros(len(rows), width, kept + width, dtype=torch.bool)
         sees[:, :, :kept] = True
-        sees[:, :width, kept : kept + width] = torch.ones(width, width, dtype=torch.bool).tril()
-        if nodes:
-            ids[:, width:] = torch.tensor(tree.tokens)
-            sees[:, width:, kept : kept + width] = True
-            sees[:, width:, kept + width :] = torch.tensor(tree.sight())
-        depths = torch.tensor(tree.depths, dtype=torch.long)
+        sees[:, :, kept:] = torch.ones(width, width, dtype=torch.bool).tril()
         for index, suffix in enumerate(suffixes):
             blank = width - len(suffix)
-            ids[index, blank:width] = torch.tensor(suffix)
-            positions[index, blank:width] = torch.arange(kept, kept + len(suffix))
-            positions[index, width:] = kept + len(suffix) - 1 + depths
+            ids[index, blank:] = torch.tensor(suffix)
+            positions[index, blank:] = torch.arange(kept, kept + len(suffix))
             sees[index, :, kept : kept + blank] = False
             # padding must see something, or its softmax is empty
             sees[index, :blank, kept : kept + blank] |= torch.eye(blank, dtype=torch.bool)
@@ -361,11 +328,13 @@ class Scorer:
         import torch
 
         said: list[tuple[list[int], list[Token]]] = [([], []) for _ in rows]
-        ids, positions, mask = self._laid_out(prefix, rows, Tree([], [], [], []))
+        ids, positions, mask = self._laid_out(prefix, rows)
         sees = mask[:, :, -1:]  # of the last text token; each new token also sees those before it
         cache = repeated(prefix.layers, len(rows))
         alive = list(range(len(rows)))
         generator = torch.Generator(device=ids.device).manual_seed(seed)
+        # by index: a slice of several rows is not contiguous, and the projection would copy its weights for each row
+        last = torch.tensor([-1], device=ids.device)
         with self.bank.active(adapter) as model, torch.inference_mode():
             for step in range(limit):
                 output = model(
@@ -374,7 +343,7 @@ class Scorer:
                     attention_mask=mask,
                     past_key_values=cache,
                     use_cache=True,
-                    logits_to_keep=1,
+                    logits_to_keep=last,
                 )
                 logits = output.logits[:, -1].float()
                 chosen = _choose(logits, [heat[row] for row in alive], generator)

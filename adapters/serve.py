@@ -208,10 +208,14 @@ class Engine:
         ]  # fmt: skip
 
     def _choose(self, adapter: str, asked: Asked, texts: Sequence[str]) -> list[Answered]:
+        from adapters.scoring import TOLERANCE
+
         card = self.bank.card(adapter) if adapter else None
         warmth = card.temperature if card is not None else 1.0
         answers = []
-        for found in self._scorer.score(adapter, asked.prompt, texts, asked.choices, batch_size=BATCH):
+        for found in self._scorer.score(
+            adapter, asked.prompt, texts, asked.choices, temperature=warmth, tolerance=TOLERANCE, batch_size=BATCH
+        ):
             shares = found.probabilities(warmth)
             ranked = [(label, log_share(share)) for label, share in sorted(shares.items(), key=lambda item: -item[1])]
             entry = logprob_entry(found.label, log_share(shares[found.label]), ranked[: max(asked.top, 1)])

@@ -207,7 +207,7 @@ def _check(spec: TrainSpec) -> None:
 
 
 def _padded(model: Any) -> list[str]:
-    from adapters.trainer import can_pack
+    from adapters.packed import can_pack
 
     reason = can_pack(methods.base_of(model))
     return [f"trained on padded batches, several times slower: {reason}"] if reason else []

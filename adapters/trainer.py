@@ -18,15 +18,13 @@ from trl import SFTTrainer
 
 from adapters import checkpoints, methods
 from adapters.child import Journal, Stopping, Threads, Unrecoverable, trim_memory
-from adapters.packed import label_log_likelihoods, pack
+from adapters.packed import can_pack, label_log_likelihoods, pack
 from adapters.specs import Metric, read_json, write_json
 from store.errors import StepError
 from store.kill_points import reached
 
 TRIM_EVERY = 5  # steps
 KEEP = 2  # checkpoints
-# architectures whose SDPA attention takes a ready 4-D mask for all of its layers
-PACKABLE = frozenset({"llama", "qwen2", "qwen3", "mistral", "gemma", "smollm3", "granite", "phi3", "olmo2"})
 
 
 class LabelledPrompts(msgspec.Struct, frozen=True):
@@ -70,16 +68,6 @@ def steer(now: Steering, step: int, accuracy: float, loss: float, *, patience: i
         waited=waited,
         stopped=waited >= patience,
     )
-
-
-def can_pack(model: Any) -> str:
-    """Why this model cannot be trained on packed batches; "" when it can."""
-    config = model.config
-    if config.model_type not in PACKABLE:
-        return f"{config.model_type} is not known to take a mask per token"
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        return "its attention has a sliding window"
-    return ""
 
 
 class PackedCollator:

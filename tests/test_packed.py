@@ -18,8 +18,7 @@ from adapters import (  # noqa: E402
     base_model,
 )
 from adapters.encode import encode  # noqa: E402
-from adapters.packed import TREE, label_log_likelihoods, pack  # noqa: E402
-from adapters.trainer import can_pack  # noqa: E402
+from adapters.packed import TREE, can_pack, label_log_likelihoods, pack  # noqa: E402
 from store.prompting import Message, PromptSpec  # noqa: E402
 
 PROMPT = PromptSpec(name="p@1", digest="", system="Classify the ticket. Answer: urgent, billing or general.")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
@@ -18,7 +15,6 @@ from conftest import make_tiny_model  # noqa: E402
 from adapters import base_model  # noqa: E402
 from adapters.bank import Bank  # noqa: E402
 from adapters.encode import encode  # noqa: E402
-from adapters.label_tree import Tree  # noqa: E402
 from adapters.scoring import Scorer  # noqa: E402
 from adapters.specs import BaseModelRef  # noqa: E402
 from store.errors import ArtifactError, ModelError  # noqa: E402
@@ -78,6 +74,36 @@ def test_the_tree_equals_one_sequence_per_label(bank: Bank, prompt: PromptSpec, 
         assert one.label == max(expected, key=lambda label: expected[label])
         assert max(abs(one.scores[label] - expected[label]) for label in LABELS) < 1e-4
         assert sum(one.probabilities(0.7).values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 0.05, 0.5])
+def test_branches_that_cannot_matter_are_left_out_within_the_tolerance(bank: Bank, tolerance: float) -> None:
+    scorer = Scorer(bank)
+    for temperature in (0.02, 0.5, 2.0):  # the tiny model's scores are close together: a low one makes it sure
+        whole = scorer.score("", PROMPT, TEXTS, LABELS)
+        some = scorer.score("", PROMPT, TEXTS, LABELS, temperature=temperature, tolerance=tolerance, batch_size=2)
+        for one, other in zip(whole, some, strict=True):
+            assert one.label == other.label
+            assert all(other.scores[label] >= one.scores[label] - 1e-4 for label in LABELS)
+            exact, found = one.probabilities(temperature), other.probabilities(temperature)
+            assert max(abs(exact[label] - found[label]) for label in LABELS) <= tolerance + 1e-3
+        if temperature < 0.1 and tolerance >= 0.05:
+            assert any(one.scores[label] < other.scores[label] - 1e-3 for one, other in zip(whole, some, strict=True)
+                       for label in LABELS)  # fmt: skip
+
+
+@pytest.mark.parametrize("implementation", ["rows", "mask"])
+def test_with_and_without_an_attention_by_rows(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, implementation: str
+) -> None:
+    if implementation == "mask":  # as for an architecture that is not known to take our attention
+        monkeypatch.setattr("adapters.packed.PACKABLE", frozenset())
+    bank = open_bank(tiny_model)
+    scored = Scorer(bank).score("", PROMPT, TEXTS, LABELS, batch_size=4, tolerance=1e-6)
+    assert (bank.model.config._attn_implementation == "sdpa") is (implementation == "mask")
+    for text, one in zip(TEXTS, scored, strict=True):
+        expected = plain_scores(bank.model, bank.tokenizer, PROMPT, text)
+        assert max(abs(one.scores[label] - expected[label]) for label in LABELS) < 1e-4
 
 
 @pytest.mark.parametrize(("family", "more"), [("qwen2", {}), ("qwen3", {"head_dim": 16}), ("gemma", {"head_dim": 16})])
@@ -215,15 +241,14 @@ def test_kept_prefixes_are_used_again_and_the_oldest_goes(bank: Bank) -> None:
     for _ in range(2):
         scorer.score("", PROMPT, TEXTS[:1], LABELS)
         scorer.score("", BARE, TEXTS[:1], LABELS)
-    kept = list(scorer._prefixes.values())
-    assert len(kept) == 2 and len(kept[0].tokens) > 20
-    scorer.score("", PROMPT, TEXTS[:1], LABELS)
-    assert scorer._prefixes[next(reversed(scorer._prefixes))] is kept[0]
+    kept = scorer._prefixes
+    first = kept.of("", PROMPT)
+    assert len(kept) == 2 and len(first.tokens) > 20
     third = PromptSpec(name="third@1", digest="t", system="Other rules.")
     scorer.score("", third, TEXTS[:1], LABELS)
-    assert len(scorer._prefixes) == 2
+    assert len(kept) == 2 and kept.of("", PROMPT) is first
     scorer.forget("")
-    assert not scorer._prefixes
+    assert not kept
 
 
 def test_an_adapter_of_another_base_or_quantisation_is_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -241,23 +266,6 @@ def test_an_adapter_of_another_base_or_quantisation_is_refused(tiny_model: Path,
         )
         with pytest.raises(ArtifactError, match="trained on"):
             bank.load("wrong", folder)
-
-
-sequences = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(lambda s: [*s, 9]), min_size=1, max_size=8)
-
-
-@given(sequences)
-def test_a_tree_holds_each_beginning_once_and_every_path(found: list[list[int]]) -> None:
-    tree = Tree.of(found)
-    beginnings = {tuple(sequence[:end]) for sequence in found for end in range(1, len(sequence))}
-    assert len(tree.tokens) == len(beginnings)
-    assert [[token for _, token in path] for path in tree.paths] == found
-    sight = tree.sight()
-    for index, row in enumerate(sight):
-        assert sum(row) == tree.depths[index] and row[index]
-    for path in tree.paths:
-        for (before, _), (context, _) in pairwise(path):
-            assert tree.parents[context - 1] == before
 
 
 def test_the_reference_of_an_unknown_folder_is_refused(tmp_path: Path) -> None:
