@@ -90,7 +90,9 @@ def draw(
     positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
     cache = DynamicCache()
     inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": seen}
-    logits = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+    # by index: a slice of several rows is not contiguous, and the projection would copy its weights for each row
+    last = torch.tensor([-1], device=device)
+    logits = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=last).logits[:, -1]
     cache.batch_select_indices(owners)
     logits, seen, positions = logits[owners], seen[owners], positions[owners, -1:]
     stops = torch.tensor(sorted(ends), device=device)

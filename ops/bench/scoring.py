@@ -1,17 +1,19 @@
 """Label scores: texts a second of every way to make a language model choose a label, on the same model in one run.
 
-    python ops/bench/scoring.py [--labels 12] [--texts 64] [--base FOLDER] [--adapter FOLDER]
+    python ops/bench/scoring.py [--labels 12] [--texts 64] [--base FOLDER] [--adapter FOLDER | --untrained]
     python ops/bench/scoring.py --exact [--labels 77] [--texts 500]
     python ops/bench/scoring.py --memory [--labels 77] [--texts 32]
 
 Ways: `generate()` text by text, and batched as transformers documents it; one forward per label; only the first token
 of each label over a kept prefix (the limit: it cannot tell labels apart that share it); llama.cpp's completion with a
 grammar of the labels where llama-cpp-python and the model's GGUF are installed; chat completions of `transformers
-serve` where FastAPI is installed; and the label tree of `adapters.scoring`. Data is Banking77's test set
-(TUNELOOP_BENCH_DATA), else the demo's tickets.
+serve` where FastAPI is installed; and the label tree of `adapters.scoring`, whole, and as it answers in production:
+without the branches that cannot change a probability by more than a tolerance. Data is Banking77's test set
+(TUNELOOP_BENCH_DATA), else the demo's tickets. All ways use an adapter (LoRA) that is trained for it (some minutes) or
+given, or the bare base model with `--untrained`.
 
-`--exact` compares the tree's choices instead with those of scoring every label by itself, in fp32, with an adapter
-that is trained for it (LoRA, a few minutes) or given; exits with 1 where they differ. `--memory` scores texts of 2,000
+`--exact` compares the tree's choices in production instead with those of scoring every label by itself, in fp32; exits
+with 1 where they differ. `--memory` scores texts of 2,000
 tokens and prints the peak of the process, the model included.
 """
 
@@ -41,8 +43,8 @@ from adapters import base_model
 from adapters.bank import Bank
 from adapters.child import peak_memory_mb
 from adapters.encode import encode
-from adapters.scoring import Scorer
-from adapters.specs import PromptSpec
+from adapters.scoring import TOLERANCE, Scorer
+from adapters.specs import PromptSpec, Quantisation
 
 BATCH = 16
 FEW = 12  # texts for the slow ways
@@ -84,8 +86,12 @@ class Ways:
         self.scorer = Scorer(bank)
         self.longest = max(len(bank.tokenizer(label).input_ids) for label in labels) + 1
 
-    def tree(self, texts: Sequence[str]) -> list[str]:
-        return [one.label for one in self.scorer.score(self.adapter, self.prompt, texts, self.labels, batch_size=BATCH)]
+    def whole_tree(self, texts: Sequence[str]) -> list[str]:
+        return self.tree(texts, tolerance=0.0)
+
+    def tree(self, texts: Sequence[str], tolerance: float = TOLERANCE) -> list[str]:
+        scored = self.scorer.score(self.adapter, self.prompt, texts, self.labels, tolerance=tolerance, batch_size=BATCH)
+        return [one.label for one in scored]
 
     def first_token(self, texts: Sequence[str]) -> list[str]:
         """One forward over prefix and text, and the likeliest next token."""
@@ -188,6 +194,7 @@ def compare(ways: Ways, texts: Sequence[str], console: Console, prompt: PromptSp
         (f"generate, batches of {BATCH}", ways.batched, 2 * BATCH),
         ("one forward per label", ways.per_label, 2),
         ("first token only", ways.first_token, len(texts)),
+        ("label tree, every label read", ways.whole_tree, len(texts)),
         ("label tree", ways.tree, len(texts)),
     ]
     llama = llama_cpp(prompt, ways.labels)
@@ -248,8 +255,8 @@ def transformers_serve(base: Path, prompt: PromptSpec, tokens: int) -> Iterator[
             server.terminate()
 
 
-def trained(labels: int, prompt: PromptSpec, names: Sequence[str], folder: Path) -> Path:
-    """A LoRA adapter on the fp32 base: two examples of each label, 60 steps."""
+def trained(labels: int, prompt: PromptSpec, names: Sequence[str], quantisation: Quantisation, folder: Path) -> Path:
+    """A LoRA adapter: four examples of each label, 120 steps."""
     from adapters.specs import Example, Message, TrainSpec, write_json, write_lines
 
     texts = data(labels, 10**6, part="train")
@@ -257,12 +264,12 @@ def trained(labels: int, prompt: PromptSpec, names: Sequence[str], folder: Path)
     rows = []
     for text, label in texts.pairs:
         taken[label] += 1
-        if taken[label] <= 2:
+        if taken[label] <= 4:
             turns = [Message("system", prompt.system), Message("user", text), Message("assistant", label)]
             rows.append(Example(id=str(len(rows)), label=label, messages=turns))
     spec = TrainSpec(
         run_id="bench", task="bench", adapter="bench-v1", labels=list(names), prompt=prompt, method="lora",
-        base=base_model.reference(base_model.ensure(), "fp32"), learning_rate=1e-3, max_steps=60, samples=0,
+        base=base_model.reference(base_model.ensure(), quantisation), learning_rate=1e-3, max_steps=120, samples=0,
     )  # fmt: skip
     write_json(folder / "spec.json", spec)
     write_lines(folder / "train.jsonl", rows)
@@ -311,12 +318,13 @@ def main() -> int:
     parser.add_argument("--base", default="")
     parser.add_argument("--quantisation", choices=("nf4", "bf16", "fp32"), default="bf16")
     parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--untrained", action="store_true")
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
     base_model.quiet()
-    quantisation = "fp32" if options.exact else options.quantisation
+    quantisation: Quantisation = "fp32" if options.exact else options.quantisation
     base = base_model.ensure(options.base)
     pairs, labels = data(options.labels, options.texts)
     texts = [text for text, _ in pairs]
@@ -325,7 +333,8 @@ def main() -> int:
         adapter = options.adapter
         if options.exact:
             prompt = PromptSpec(name="bench@1", digest="", system=SHORT)
-            adapter = adapter or trained(options.labels, prompt, labels, Path(scratch))
+        if not (adapter or options.untrained or options.memory):
+            adapter = trained(options.labels, prompt, labels, quantisation, Path(scratch))
         bank = Bank.open(base_model.reference(base, quantisation))
         if adapter:
             bank.load("adapter", adapter)
