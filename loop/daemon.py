@@ -143,7 +143,7 @@ class Daemon:
             self.tick()
             self._pauses.pop(("", "tick"), None)
         except StaleEpoch as error:
-            log.error("%s %s", error.message, error.hint)
+            log.error("%s", error.line)
             self._stale = True
             return False
         except TuneloopError as error:
@@ -287,7 +287,7 @@ class Daemon:
         told = error.message if isinstance(error, TuneloopError) else type(error).__name__
         self._pauses[key] = _Pause(failures, time.monotonic() + seconds, told)
         if isinstance(error, TuneloopError):
-            log.error("%s: %s %s (next try in %.0f s)", _named(key), error.message, error.hint, seconds)
+            log.error("%s: %s (next try in %.0f s)", _named(key), error.line, seconds)
 
 
 def _named(key: tuple[str, str]) -> str:

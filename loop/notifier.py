@@ -150,7 +150,7 @@ def run(notifier: Notifier, stop: threading.Event) -> None:
                 notifier.look()
                 looked = 0.0
         except TuneloopError as error:
-            log.error("%s %s", error.message, error.hint)
+            log.error("%s", error.line)
         stop.wait(POLL_SECONDS)
         looked += POLL_SECONDS
 

@@ -133,9 +133,9 @@ class Service:
         except TuneloopError as error:
             self._failures += 1
             self._not_before = now + min(LONGEST_PAUSE, 2.0**self._failures)
-            log.error("the %s cannot start: %s %s", self.name, error.message, error.hint)
+            log.error("the %s cannot start: %s", self.name, error.line)
             with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as output:  # where people look
-                output.write(f"cannot start: {error.message} {error.hint}\n")
+                output.write(f"cannot start: {error.line}\n")
             return False
         self._prepares = self.listens and str(self._port_file) not in command
         self._port_file.unlink(missing_ok=True)

@@ -36,6 +36,11 @@ class TuneloopError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def line(self) -> str:
+        """Message and hint as one line of a log."""
+        return f"{self.message}. {self.hint}" if self.hint else self.message
+
 
 class UsageError(TuneloopError):
     exit_code = 2

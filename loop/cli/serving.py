@@ -62,7 +62,7 @@ def _engine_and_gateway(app: App) -> None:
             try:
                 serving.point_production(app, endpoints.engine)
             except TuneloopError as error:
-                log.error("%s %s", error.message, error.hint)
+                log.error("%s", error.line)
             stopping.wait(LOOK_SECONDS)
     finally:
         _stop(app, services, endpoints)
