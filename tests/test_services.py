@@ -30,7 +30,7 @@ def test_why_a_service_cannot_start_stands_in_its_log(run: Path, tmp_path: Path)
         raise ModelError("there is no base model at /nowhere", hint="Give an existing folder.")
 
     assert Service("engine", run, refuses).tend() is False
-    assert "no base model at /nowhere Give an existing" in (tmp_path / "logs" / "engine.log").read_text()
+    assert "no base model at /nowhere. Give an existing" in (tmp_path / "logs" / "engine.log").read_text()
 
 
 def test_what_a_service_needs_is_prepared_beside_the_loop_and_followed_by_it(run: Path, tmp_path: Path) -> None:
