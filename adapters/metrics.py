@@ -9,6 +9,8 @@ Sources:
     McNemar, Q. (1947), Psychometrika 12, in its exact (binomial) form: the test of two paired proportions.
     Agresti, A. and Min, Y. (2005), "Simple improved confidence intervals for comparing matched proportions",
         Statistics in Medicine 24: Wald's paired interval after adding one half to each of the four cells.
+    Newcombe, R. G. (1998), "Interval estimation for the difference between independent proportions", Statistics in
+        Medicine 17: his tenth method, from two Wilson intervals.
     Guo, C. et al. (2017), "On calibration of modern neural networks", arXiv 1706.04599: expected calibration
         error (the temperature is fitted in `adapters.calibration`).
     Cohen, J. (1960), "A coefficient of agreement for nominal scales": kappa.
@@ -34,7 +36,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Difference of two paired proportions (first minus second) with its 95% interval, each in -1..1."""
+    """Difference of two proportions (first minus second) with its interval, 95% unless said, each in -1..1."""
 
     difference: float
     low: float
@@ -99,6 +101,20 @@ def paired_difference(gained: int, lost: int, n: int, z: float = Z95) -> Differe
     half = z * math.sqrt(discordant - net * net / total) / total
     difference = net / n
     return Difference(difference, max(-1.0, min(difference, middle - half)), min(1.0, max(difference, middle + half)))
+
+
+def independent_difference(first: int, of: int, second: int, of_second: int, z: float = Z95) -> Difference:
+    """first / of - second / of_second, counted on different items, with Newcombe's interval.
+
+    Raises:
+        ValueError: a count is not within 0..n, or an n is not above 0.
+    """
+    if min(of, of_second) <= 0:
+        raise ValueError(f"{first} of {of} against {second} of {of_second}")
+    a, b = first / of, second / of_second
+    one, other = wilson(first, of, z), wilson(second, of_second, z)
+    low = a - b - math.hypot(a - one.low, other.high - b)
+    return Difference(a - b, low, a - b + math.hypot(one.high - a, b - other.low))
 
 
 def mean_difference(differences: Sequence[float], z: float = Z95) -> Difference:

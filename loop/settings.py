@@ -395,7 +395,9 @@ class GateSettings(Section):
 class RollbackSettings(Section):
     enabled: bool = Field(default=True, description="roll back by itself when feedback turns bad")
     min_feedback: int = Field(default=30, ge=1, description="corrections and confirmations before it is judged")
-    drop: float = Field(default=0.10, gt=0, le=1, description="accuracy by feedback below the predecessor's")
+    drop: float = Field(
+        default=0.10, gt=0, le=1, description="accuracy by feedback below the predecessor's, beyond chance"
+    )
 
 
 class TaskSettings(Section):

@@ -59,6 +59,15 @@ def test_paired_difference_covers_the_truth_in_about_95_of_100_experiments() -> 
     assert 0.94 < covered < 0.97
 
 
+def test_independent_difference_is_newcombe_s_and_antisymmetric() -> None:
+    found = metrics.independent_difference(56, 70, 48, 80)  # of his paper's table II, (a), method 10
+    assert [round(value, 4) for value in found] == [0.2, 0.0524, 0.3339]
+    other = metrics.independent_difference(48, 80, 56, 70)
+    assert (other.low, other.high) == pytest.approx((-found.high, -found.low))
+    with pytest.raises(ValueError, match="0 of 0"):
+        metrics.independent_difference(1, 2, 0, 0)
+
+
 def test_counts_that_cannot_be_are_refused() -> None:
     for wrong in (lambda: metrics.wilson(3, 2), lambda: metrics.paired_difference(2, 2, 3)):
         with pytest.raises(ValueError, match="of"):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from loop_world import World, settings
+from loop_world import START, World, settings
 
 from loop import commands as cmd
 from loop.policy import decide, waits
 from loop.settings import Settings, TaskSettings
-from loop.state import LoopState, fold
+from loop.state import Deployed, LoopState, Served, TaskState, fold
 from store import events as ev
 
 NO_PLATEAU = {"plateau_rounds": 1000}
@@ -181,6 +183,34 @@ def test_a_plateau_leads_to_the_overnight_run() -> None:
         world.run()
     plans = [(one.event.plan, one.event.labels_train) for one in world.log if isinstance(one.event, ev.DatasetFrozen)]
     assert plans[:4] == [("standard", 50), ("standard", 70), ("standard", 90), ("overnight", 150)]
+
+
+def answers_until_rolled_back(chance: random.Random, wrong: float, before: float, most: int = 300) -> int | None:
+    """Of a new champion, wrong with probability `wrong`, after 84 answers of one wrong with `before`; looked at after
+    each answer. None: it stayed."""
+    deployed = (Deployed(answerer="old", kind="prompt"), Deployed(answerer="new", kind="adapter"))
+    old = Served(records=84, disagreements=sum(chance.random() < before for _ in range(84)))
+    new = Served()
+    for number in range(1, most + 1):
+        new = Served(records=number, disagreements=new.disagreements + (chance.random() < wrong))
+        task = TaskState(task="t", baseline="old", deployed=deployed, served={"old": old, "new": new})
+        state = LoopState(tasks={"t": task})
+        if any(isinstance(one, cmd.RollBack) for one in decide(state, settings(), START)):
+            return number
+    return None
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
+def test_an_adapter_as_good_as_the_one_before_stays_though_it_is_looked_at_after_every_answer(share: float) -> None:
+    chance = random.Random(3)  # noqa: S311
+    gone = sum(answers_until_rolled_back(chance, share, share) is not None for _ in range(100))
+    assert gone <= 5
+
+
+def test_an_adapter_that_is_clearly_worse_goes_soon() -> None:
+    chance = random.Random(3)  # noqa: S311
+    after = [answers_until_rolled_back(chance, 0.4, 0.1) for _ in range(100)]
+    assert None not in after and sorted(number or 0 for number in after)[90] <= 50
 
 
 def test_production_turning_bad_rolls_back_once() -> None:
