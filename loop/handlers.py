@@ -23,7 +23,7 @@ from loop.state import Cycle
 from loop.watching import park, watch_step
 from store import events as ev
 from store import queries
-from store.errors import ModelError, StepError
+from store.errors import StepError
 from store.kill_points import reached
 from store.log import Draft, Recorded, step_id
 from store.tables import EvaluationRow
@@ -36,8 +36,8 @@ Work = Callable[[], list[Recorded]]
 
 def adopt_prompt(context: Context, command: cmd.AdoptPrompt) -> list[Recorded]:
     """Have the prompt versions scored on labelled training-side examples; the best becomes the baseline."""
-    if not upstream(context.app.settings).url:
-        _engine_url(context)
+    if not upstream(context.app.settings).url and not context.services.tend().engine:
+        return []  # it is still starting
     event = questions.compared(context.app, context.steps, command.task)
     if event is None:
         return []  # still being asked
@@ -191,6 +191,9 @@ def judge_candidate(context: Context, command: cmd.Judge) -> list[Recorded]:
 
 def promote(context: Context, command: cmd.Promote) -> list[Recorded]:
     """Load the candidate into the engine, compare its served answers with the judged ones, then promote it."""
+    engine_url = context.services.tend().engine
+    if not engine_url:
+        return []  # it is still starting
     cycle = context.cycle(command)
     state, rules = context.task(command.task)
     stream = f"deployment/{command.task}"
@@ -202,7 +205,7 @@ def promote(context: Context, command: cmd.Promote) -> list[Recorded]:
         adapter=cycle.adapter,
         artifact=cycle.artifact,
         evaluation=evaluation.artifact if evaluation else "",
-        engine_url=_engine_url(context),
+        engine_url=engine_url,
     )
     reached("promote.probed")
     event = ev.AdapterPromoted(
@@ -257,13 +260,6 @@ def _evaluation(context: Context, task: str, cycle: Cycle) -> EvaluationRow | No
 
 def _gain(paired: Sequence[Mapping[str, Any]], champion: str) -> float:
     return next((float(one["difference"]) for one in paired if one["opponent"] == champion), 0.0)
-
-
-def _engine_url(context: Context) -> str:
-    url = context.services.tend().engine
-    if not url:
-        raise ModelError("the engine is not up yet", hint="It starts in the background.")
-    return url
 
 
 HANDLERS: dict[type[cmd.Command], Callable[[Context, Any], list[Recorded]]] = {
