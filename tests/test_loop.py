@@ -104,7 +104,7 @@ def daemon(root: Path) -> Iterator[subprocess.Popen[bytes]]:
             child.wait(timeout=60)
 
 
-def wait_for(ready: Callable[[], object], what: str, root: Path, seconds: float = 120.0) -> None:
+def wait_for(ready: Callable[[], object], what: str, root: Path, seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:

@@ -43,7 +43,7 @@ from adapters import base_model
 from adapters.bank import Bank
 from adapters.child import peak_memory_mb
 from adapters.encode import encode
-from adapters.scoring import TOLERANCE, Scorer
+from adapters.scoring import TOLERANCE, Scored, Scorer
 from adapters.specs import PromptSpec, Quantisation
 
 BATCH = 16
@@ -220,7 +220,18 @@ def compare(ways: Ways, texts: Sequence[str], console: Console, prompt: PromptSp
     for name, speed in speeds.items():
         table.add_row(name, f"{speed:.2f}", f"{speeds['label tree'] / speed:.2f}")
     console.print(table)
+    some = texts[: 2 * BATCH]
+    whole, left_out, alone = ways.scored(some, 0.0), ways.scored(some, TOLERANCE), ways.scored(some, 0.0, batch=1)
+    console.print(
+        f"largest difference of a label's probability: {_apart(whole, left_out):.3f} where branches are left out, "
+        f"{_apart(whole, alone):.3f} where every text is read alone"
+    )
     console.print(f"peak memory {peak_memory_mb():.0f} MB")
+
+
+def _apart(first: Sequence[Scored], second: Sequence[Scored]) -> float:
+    pairs = ((one.probabilities(), other.probabilities()) for one, other in zip(first, second, strict=True))
+    return max(abs(one[label] - other[label]) for one, other in pairs for label in one)
 
 
 @contextlib.contextmanager
