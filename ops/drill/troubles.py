@@ -281,7 +281,7 @@ def train_for_long(world: World) -> None:
     time.sleep(3)
     world.shell("tuneloop train --reason 'a drill'")
     runs = world.root / ".tuneloop" / "runs"
-    world.until(lambda: list(runs.glob("*/checkpoints/checkpoint-*/COMPLETE")), "a checkpoint is there", 200)
+    world.until(lambda: list(runs.glob("*/checkpoints/checkpoint-*/COMPLETE")), "a checkpoint is there", 600)
     world.names["RUN"] = next(runs.glob("*/checkpoints/checkpoint-*")).parent.parent.name
 
 
@@ -290,7 +290,7 @@ def kill_the_step(world: World) -> None:
     found = subprocess.run(["pgrep", "-f", f"adapters.train {run}"], capture_output=True, text=True, check=True)
     world.do("kill PID", PID=found.stdout.split()[0])
     world.until(lambda: resumed_from(world, run.name) > 0, "it goes on from its checkpoint", 60)
-    world.until(lambda: f"run/{run.name}" in succeeded(world), "it succeeds", 200)
+    world.until(lambda: f"run/{run.name}" in succeeded(world), "it succeeds", 600)
 
 
 def resumed_from(world: World, run: str) -> int:
