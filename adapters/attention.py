@@ -1,14 +1,15 @@
-"""Attention over a prefix tree: each branch looks at its own path and at nothing else.
+"""Attention over a prefix tree, or over several texts in one sequence: each token looks at its own path only.
 
-One attention with a mask computes all pairs of tokens and throws most of them away; here each branch of the tree is
-one small attention over its path. It gives the same result. Importing the module makes the implementation known
-to transformers under `packed.TREE`; a forward without `branches` is plain SDPA.
+One attention with a mask computes all pairs of tokens and throws most of them away. Here each branch of a tree that is
+trained on (`Packed`), and each text whose labels are scored (`Group`), is one small attention over its own keys. The
+result is the same. Importing the module makes both implementations known to transformers, as `packed.TREE` and `ROWS`;
+a forward without branches or groups is plain SDPA.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,17 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from adapters.packed import TREE, Packed
-from adapters.score_pack import ROWS, Group
+
+ROWS = "tuneloop_rows"
+
+
+class Group(NamedTuple):
+    """R texts of a feed that have about as many tokens in it, at most q each, and at most k keys."""
+
+    queries: Tensor  # [R * q], places in the feed
+    keys: Tensor  # [R * k], columns
+    sees: Tensor  # [R, 1, q, k], bool
+    real: Tensor  # which of the R * q are not padding
 
 
 def tree_attention(
@@ -39,8 +50,7 @@ def tree_attention(
     if branches is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     tree = branches.branches
-    groups = getattr(module, "num_key_value_groups", 1)
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    key, value = (repeat_kv(one, getattr(module, "num_key_value_groups", 1)) for one in (key, value))
     virtual = key.shape[2] - query.shape[2]
     soft = [(key[:, :, :virtual], value[:, :, :virtual])] if virtual else []
     key, value = key[:, :, virtual:], value[:, :, virtual:]
@@ -94,8 +104,12 @@ def rows_attention(
         rows, _, q, k = group.sees.shape
         asked = query[0, :, group.queries].view(heads, rows, q, width).transpose(0, 1)
         keys, values = (one[0, :, group.keys].view(-1, rows, k, width).transpose(0, 1) for one in (key, value))
+        shared = keys.shape[1] != heads
+        if shared and keys.device.type != "cpu":  # on CUDA no fast kernel takes both a mask and shared heads
+            keys, values = (repeat_kv(one, heads // one.shape[1]) for one in (keys, values))
+            shared = False
         answers = functional.scaled_dot_product_attention(
-            asked, keys, values, attn_mask=group.sees, scale=scaling, enable_gqa=keys.shape[1] != heads
+            asked, keys, values, attn_mask=group.sees, scale=scaling, enable_gqa=shared
         )
         places.append(group.queries[group.real])
         found.append(answers.transpose(1, 2).reshape(rows * q, heads, width)[group.real])

@@ -11,12 +11,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapters import base_model, registry, soft
 from adapters.registry import AdapterCard
 from adapters.specs import BaseModelRef
 from store.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import torch
 
 _FIT = "Load it on the base model it was trained on, with this version of PEFT."
 
@@ -62,8 +65,9 @@ class Bank:
         return cls(model, tokenizer, ref)
 
     @property
-    def device(self) -> Any:
-        return self.model.get_input_embeddings().weight.device
+    def device(self) -> torch.device:
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
 
     @property
     def names(self) -> list[str]:

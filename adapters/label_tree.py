@@ -1,8 +1,8 @@
 """Labels as a prefix tree, and the search for those of its branches that can still hold a text's answer. Pure.
 
-A log-probability is never above 0, so the sum down to a node bounds the score of every label below it, and those
-labels together hold no more probability than the node itself. A search reads branches from the likeliest down and
-leaves alone what holds less than a tolerance: branch and bound (Land and Doig 1960, Econometrica 28) over label scores.
+A log-probability is never above 0, so the sum down to a node bounds the score of every label below it. A search reads
+the likeliest branches and leaves alone those whose labels, at their bounds, hold less than a tolerance together: branch
+and bound (Land and Doig 1960, Econometrica 28) over label scores.
 """
 
 from __future__ import annotations
@@ -63,9 +63,21 @@ class Tree:
             nodes.append(target)
         return nodes
 
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Per context, how many nodes it and all that hang off it are."""
+        found = [1] * len(self.contexts)
+        for context in reversed(self.contexts[1:]):
+            found[self.parents[context - 1]] += found[context]
+        return found
+
     def subtree(self, context: int) -> list[int]:
         """A node and all that hang off it."""
-        return [context, *(node for _, target in self.steps[context] if target > 0 for node in self.subtree(target))]
+        found, left = [], [context]
+        while left:
+            found.append(left.pop())
+            left += [target for _, target in self.steps[found[-1]] if target > 0]
+        return found
 
     def ancestors(self, context: int) -> list[int]:
         """The nodes from `context` up to the first, itself included."""
@@ -94,7 +106,7 @@ class Search:
                 self._open[target] = reached + value
 
     def next(self, tolerance: float, temperature: float = 1.0) -> list[int]:
-        """Nodes to read next, whole lines of them in order; empty when what is unread cannot matter.
+        """Nodes to read next, each after what it continues; empty when what is unread cannot matter.
 
         Args:
             tolerance: of probability (0..1) that all labels left unread may hold together after the softmax of
@@ -109,9 +121,10 @@ class Search:
             if tolerance == 0 or mass > tolerance:
                 asked.append(context)
         lines = [node for context in sorted(asked) for node in self._tree.line(context)]
-        unread = [node for context in self._open for node in self._tree.subtree(context)]
-        # another pass over the weights costs about as much as the other half
-        return sorted(unread) if 2 * len(lines) > len(unread) else lines
+        if 2 * len(lines) <= sum(self._tree.sizes[context] for context in self._open):
+            return lines
+        # another pass over the weights would cost about as much as the other half
+        return sorted(node for context in self._open for node in self._tree.subtree(context))
 
     def scores(self) -> list[float]:
         """Score of every label in nats; of an unread one the bound that its score does not reach."""

@@ -2,10 +2,11 @@
 
     [ kept prefix ] [ text 1 ][ text 2 ] ... [ nodes of 1 ][ nodes of 2 ] ... [ text 9 ][ further nodes of 2 ]
 
-Every token sees the prefix, its own text and the nodes that it continues, at the positions it would have alone: so
-nothing is padded and the prefix is not copied for each text (`adapters.packed` does the same in training). Texts whose
-answer is known leave, their keys and values with them, and new ones are read together with the nodes that are still
-asked for, so that no forward is small (as servers admit requests between iterations: Yu et al. 2022, "Orca", OSDI).
+Every token sees the prefix, its own text and the nodes that it continues, at the positions it would have alone. So
+nothing is padded on its way through the layers (`adapters.packed` does the same in training); only attention gathers
+each text's own keys. Texts whose answer is known leave, their keys and values with them, and new ones are read together
+with the nodes that are still asked for, so that no forward is small (as servers admit requests between iterations: Yu
+et al. 2022, "Orca", OSDI).
 """
 
 from __future__ import annotations
@@ -21,26 +22,15 @@ from adapters.label_tree import Search, Tree
 if TYPE_CHECKING:
     import torch
 
-
-ROWS = "tuneloop_rows"  # name of the attention of `adapters.attention`
-
-
-class Group(NamedTuple):
-    """R texts of a feed that have about as many tokens in it, at most q each, and at most k keys."""
-
-    queries: torch.Tensor  # [R * q], places in the feed
-    keys: torch.Tensor  # [R * k], columns
-    sees: torch.Tensor  # [R, 1, q, k], bool
-    real: torch.Tensor  # which of the R * q are not padding
+    from adapters.attention import Group
 
 
 class Feed(NamedTuple):
-    """What a forward takes: tokens and positions [1, Q], which of K + Q keys each sees [1, 1, Q, K + Q] (bool)."""
+    """What a forward takes: tokens and positions [1, Q], and which of K + Q keys each sees."""
 
     ids: torch.Tensor
     positions: torch.Tensor
-    sees: torch.Tensor
-    groups: list[Group]  # the same sight, text by text
+    sight: dict[str, Any]  # arguments of the model: a mask [1, 1, Q, K + Q] (bool), or groups
     wanted: torch.Tensor  # places in Q whose next token is asked for, one for each of `contexts`
     contexts: list[tuple[int, int]]  # (row, context)
     rows: list[int]  # [Q], whose token it is
@@ -82,8 +72,8 @@ class Pack:
             self._add(row, [self._tree.tokens[node - 1]], before + self._tree.depths[node - 1], is_text=False)
             self._mark(row, node)
 
-    def take(self, device: str) -> Feed:
-        """What was added since the last call, to be fed next."""
+    def take(self, device: torch.device, *, by_rows: bool) -> Feed:
+        """What was added since the last call, to be fed next; `by_rows`: to a model with `rows_attention`."""
         import torch
 
         total, new = len(self._rows), len(self._tokens)
@@ -94,11 +84,14 @@ class Pack:
         for place, (row, context) in zip(places, self._contexts, strict=True):
             above = [self._kept + self._columns[row, node] for node in self._tree.ancestors(context)]
             sees[place, above] = True
+        sight: dict[str, Any] = {"attention_mask": sees[None, None].to(device)}
+        if by_rows:  # a mask of any size keeps the model from making a causal one
+            mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+            sight = {"attention_mask": mask, "groups": self._groups(sees, device)}
         feed = Feed(
             torch.tensor([self._tokens], device=device),
             torch.tensor([self._positions], device=device),
-            sees[None, None].to(device),
-            self._groups(sees, device),
+            sight,
             torch.tensor(places, device=device),
             self._contexts,
             self._rows[-new:],
@@ -106,8 +99,10 @@ class Pack:
         self._tokens, self._positions, self._contexts = [], [], []
         return feed
 
-    def _groups(self, sees: torch.Tensor, device: str) -> list[Group]:
+    def _groups(self, sees: torch.Tensor, device: torch.device) -> list[Group]:
         import torch
+
+        from adapters.attention import Group
 
         queries: dict[int, list[int]] = {}
         for place, row in enumerate(self._rows[-len(self._tokens) :]):
@@ -160,7 +155,7 @@ def label_scores(
     tolerance: float,
     most_tokens: int,
     most_texts: int,
-    device: str,
+    device: torch.device,
 ) -> Iterator[list[tuple[int, list[float], float]]]:
     """After each forward the texts whose scores are known: (its index, scores in nats, seconds spent on it).
 
@@ -170,12 +165,12 @@ def label_scores(
         texts: tokens behind the prefix, at least one each.
         tree: of the labels.
         temperature: see `Search.next`.
-        tolerance: see `Search.next`; with 0 every label is read, in the same forward as its text.
-        most_tokens: new tokens in a forward; a single text may have more.
-        most_texts: new texts in a forward.
+        tolerance: see `Search.next`; with 0 labels are read in the same forward as their text, where there is room.
+        most_tokens: in a forward; only a single text may have more.
+        most_texts: new ones in a forward.
         device: where the model is.
     """
-    from adapters import attention  # noqa: F401  (makes ROWS known)
+    from adapters.attention import ROWS
     from adapters.packed import can_pack
 
     if not can_pack(model) and model.config._attn_implementation != ROWS:  # others mask
@@ -185,37 +180,43 @@ def label_scores(
     whole = tree.contexts[1:] if tolerance == 0 else range(0)
     waiting = deque(range(len(texts)))
     searches: dict[int, Search] = {}
+    asked: dict[int, Sequence[int]] = {}  # nodes that the searches want, first come first served
     seconds = dict.fromkeys(waiting, 0.0)
     while waiting or searches:
-        for _ in range(most_texts):
-            if not waiting or (pack.waiting and pack.waiting + len(texts[waiting[0]]) + len(whole) > most_tokens):
+        fed: list[int] = []
+        while asked and pack.waiting < most_tokens:
+            fed.append(next(iter(asked)))
+            pack.add_nodes(fed[-1], asked.pop(fed[-1])[: most_tokens - pack.waiting])
+        for _ in range(min(most_texts, len(waiting))):
+            tokens = texts[waiting[0]]
+            if fed and pack.waiting + len(tokens) + len(whole) > most_tokens:
                 break
-            row = waiting.popleft()
-            pack.add_text(row, texts[row])
-            pack.add_nodes(row, whole)
-            searches[row] = Search(tree)
+            fed.append(waiting.popleft())
+            searches[fed[-1]] = Search(tree)
+            pack.add_text(fed[-1], tokens)
+            pack.add_nodes(fed[-1], whole[: max(0, most_tokens - pack.waiting)])
         started = time.perf_counter()
-        feed = pack.take(device)
+        feed = pack.take(device, by_rows=by_rows)
         output = model(
             input_ids=feed.ids,
             position_ids=feed.positions,
-            attention_mask=feed.sees,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=feed.wanted,
-            **({"groups": feed.groups} if by_rows else {}),
+            **feed.sight,
         )
         _learn(searches, tree, feed, output.logits[0])
-        asked = {row: search.next(tolerance, temperature) for row, search in searches.items()}
+        for row in fed:
+            asked[row] = searches[row].next(tolerance, temperature)
         each = (time.perf_counter() - started) / len(feed.rows)
         for row in feed.rows:
             seconds[row] += each
-        known = [row for row, nodes in asked.items() if not nodes]
+        known = [row for row in fed if not asked[row]]
         yield [(row, searches.pop(row).scores(), seconds[row]) for row in known]
+        for row in known:
+            del asked[row]
         if known and (searches or waiting):
             _keep(cache, pack.drop(known))
-        for row in searches:
-            pack.add_nodes(row, asked[row])
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> list[list[int]]:

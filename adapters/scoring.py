@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 2048  # tokens of prompt and ticket; a longer ticket loses its middle
 MEMORY_MB = 512  # working memory of one batch, estimated
-TOLERANCE = 0.02  # of a probability, where answers are given: less than what bf16 rounds away
+TOLERANCE = 0.02  # of a probability, where answers are given; bf16 moves one by more than that (`make bench-score`)
 PACK_TOKENS = 448  # in one forward of label scores; attention grows with its square
 CUDA_PACK_TOKENS = 4096
 Progress = Callable[[int, int], None]
@@ -108,8 +108,7 @@ class Scorer:
         self._token_bytes = (
             int(config.hidden_size) * size * 24 + int(getattr(config, "intermediate_size", 0)) * size * 4
         )
-        each = self._token_bytes + self._vocabulary * 8  # every token of a pack may be a node
-        self._pack_tokens = max(1, min(PACK_TOKENS if bank.device == "cpu" else CUDA_PACK_TOKENS, self._budget // each))
+        self._layer_bytes = self._kept_bytes // int(config.num_hidden_layers)
         self._ends = _end_tokens(bank)
 
     def score(
@@ -155,7 +154,7 @@ class Scorer:
                     tree,
                     temperature=temperature,
                     tolerance=tolerance,
-                    most_tokens=self._pack_tokens,
+                    most_tokens=self._pack_tokens(prefix),
                     most_texts=batch_size,
                     device=self.bank.device,
                 ):
@@ -280,6 +279,12 @@ class Scorer:
                     batch = []
             batch.append(row)
         yield batch
+
+    def _pack_tokens(self, prefix: Prefix) -> int:
+        """What fits into the working memory where every token is a node, and of a text of its own."""
+        each = self._token_bytes + self._vocabulary * 8 + 2 * prefix.length * self._layer_bytes
+        most = PACK_TOKENS if self.bank.device.type == "cpu" else CUDA_PACK_TOKENS
+        return max(1, min(most, self._budget // each))
 
     def _label_tokens(self, label: str) -> list[int]:
         encoded = encode(self.bank.tokenizer, [Message("user", "a"), Message("assistant", label)])

@@ -58,6 +58,7 @@ def take_packed(tuned: Any) -> None:
 
     @functools.wraps(padded)
     def forward(*arguments: Any, **inputs: Any) -> Any:
+        # a packed batch names its places and has no cache
         if isinstance(inputs.get("logits_to_keep"), torch.Tensor) and "past_key_values" not in inputs:
             return _packed(tuned, **inputs)
         return padded(*arguments, **inputs)

@@ -37,7 +37,7 @@ Work = Callable[[], list[Recorded]]
 def adopt_prompt(context: Context, command: cmd.AdoptPrompt) -> list[Recorded]:
     """Have the prompt versions scored on labelled training-side examples; the best becomes the baseline."""
     if not upstream(context.app.settings).url and not context.services.tend().engine:
-        return []  # it is still starting
+        return []  # not up yet; `tuneloop status` says so, the engine's log why
     event = questions.compared(context.app, context.steps, command.task)
     if event is None:
         return []  # still being asked
@@ -193,7 +193,7 @@ def promote(context: Context, command: cmd.Promote) -> list[Recorded]:
     """Load the candidate into the engine, compare its served answers with the judged ones, then promote it."""
     engine_url = context.services.tend().engine
     if not engine_url:
-        return []  # it is still starting
+        return []  # not up yet; `tuneloop status` says so, the engine's log why
     cycle = context.cycle(command)
     state, rules = context.task(command.task)
     stream = f"deployment/{command.task}"

@@ -109,9 +109,9 @@ def _harvest_is_due(task: TaskState, rules: TaskSettings, now: datetime) -> bool
 def _rollback_reason(task: TaskState, rules: TaskSettings) -> str | None:
     """Production disagrees with the champion clearly more often than with the one before it.
 
-    It is looked at after every answer, so the difference must lie beyond chance by more than once: at 99% an adapter as
-    good as its predecessor is taken back at most one time in twenty within 300 answers (by 10 points alone: up to one
-    in three), and one that is wrong on 40% instead of 10% after 30 (tests/test_policy.py).
+    It is looked at after every answer, at which 95% would take back too many that are as good: at 99% it is about one
+    in twenty within 300 answers, and an adapter that is wrong on 40% instead of 10% goes after 30 to 50 of them
+    (tests/test_policy.py).
     """
     if len(task.deployed) < 2 or not rules.rollback.enabled:
         return None

@@ -1,6 +1,6 @@
 """A simulated task over months: tickets come in, production answers them as well as its labels allow, corrections come
-back for some of its mistakes, and a labeller does four reviews a working day. The world is simulated, not the loop:
-policy, state and harvest are the daemon's own.
+back for some of its mistakes, and a labeller does four reviews a working day.
+Policy, state and harvest are the daemon's own.
 """
 
 from __future__ import annotations
