@@ -89,7 +89,8 @@ class Scorer:
     ) -> None:
         """Args:
         bank: model and adapters.
-        max_length: tokens of prompt, ticket and answer; a longer ticket is shortened in its middle.
+        max_length: tokens of prompt, ticket and answer, or the model's own limit where that is less (its positions, a
+            sliding window); a longer ticket is shortened in its middle.
         memory_mb: working memory that a batch may take; batches are made smaller to keep within it.
         prefixes: how many kept prefixes stay in memory, the least recently used goes first.
         """
@@ -97,7 +98,10 @@ class Scorer:
 
         self.bank = bank
         config = bank.model.config.get_text_config()
-        self.max_length = min(max_length, int(getattr(config, "max_position_embeddings", max_length)))
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        # the masks here know no window: what stays within it sees all of itself
+        limits = (max_length, getattr(config, "max_position_embeddings", None), window)
+        self.max_length = min(int(limit) for limit in limits if limit)
         self._budget = memory_mb << 20
         self._prefixes = Prefixes(bank, prefixes)
         self._vocabulary = int(bank.model.get_output_embeddings().weight.shape[0])

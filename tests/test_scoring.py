@@ -265,6 +265,16 @@ def test_a_long_text_is_shortened_and_a_long_prompt_refused(bank: Bank) -> None:
         Scorer(bank, max_length=30).score("", PROMPT, ["word " * 2000], LABELS)
 
 
+def test_a_text_is_shortened_to_a_sliding_window(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path / "m", family="mistral", sliding_window=96)
+    other = open_bank(tmp_path / "m")
+    texts = ["word " * 100, "short"]
+    long, short = Scorer(other).score("", BARE, texts, LABELS)
+    assert long.shortened and long.prompt_tokens < 96 and not short.shortened
+    expected = plain_scores(other.model, other.tokenizer, BARE, "short")
+    assert max(abs(short.scores[label] - expected[label]) for label in LABELS) < 1e-4
+
+
 def test_progress_and_nothing_to_do(bank: Bank) -> None:
     seen: list[tuple[int, int]] = []
     Scorer(bank).score("", BARE, TEXTS, LABELS, batch_size=4, on_progress=lambda done, of: seen.append((done, of)))
