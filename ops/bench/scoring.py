@@ -86,12 +86,14 @@ class Ways:
         self.scorer = Scorer(bank)
         self.longest = max(len(bank.tokenizer(label).input_ids) for label in labels) + 1
 
-    def whole_tree(self, texts: Sequence[str]) -> list[str]:
-        return self.tree(texts, tolerance=0.0)
+    def scored(self, texts: Sequence[str], tolerance: float) -> list[Scored]:
+        return self.scorer.score(self.adapter, self.prompt, texts, self.labels, tolerance=tolerance, batch_size=BATCH)
 
-    def tree(self, texts: Sequence[str], tolerance: float = TOLERANCE) -> list[str]:
-        scored = self.scorer.score(self.adapter, self.prompt, texts, self.labels, tolerance=tolerance, batch_size=BATCH)
-        return [one.label for one in scored]
+    def whole_tree(self, texts: Sequence[str]) -> list[str]:
+        return [one.label for one in self.scored(texts, 0.0)]
+
+    def tree(self, texts: Sequence[str]) -> list[str]:
+        return [one.label for one in self.scored(texts, TOLERANCE)]
 
     def first_token(self, texts: Sequence[str]) -> list[str]:
         """One forward over prefix and text, and the likeliest next token."""
@@ -221,10 +223,10 @@ def compare(ways: Ways, texts: Sequence[str], console: Console, prompt: PromptSp
         table.add_row(name, f"{speed:.2f}", f"{speeds['label tree'] / speed:.2f}")
     console.print(table)
     some = texts[: 2 * BATCH]
-    whole, left_out, alone = ways.scored(some, 0.0), ways.scored(some, TOLERANCE), ways.scored(some, 0.0, batch=1)
+    whole, later, left_out = (ways.scored(some, tolerance) for tolerance in (0.0, 1e-12, TOLERANCE))
     console.print(
-        f"largest difference of a label's probability: {_apart(whole, left_out):.3f} where branches are left out, "
-        f"{_apart(whole, alone):.3f} where every text is read alone"
+        f"largest difference of a label's probability: {_apart(later, left_out):.3f} by branches left out, "
+        f"{_apart(whole, later):.3f} by what is rounded where labels are read after their text instead of with it"
     )
     console.print(f"peak memory {peak_memory_mb():.0f} MB")
 
