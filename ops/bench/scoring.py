@@ -268,8 +268,10 @@ def transformers_serve(base: Path, prompt: PromptSpec, tokens: int) -> Iterator[
             server.terminate()
 
 
-def trained(labels: int, prompt: PromptSpec, names: Sequence[str], quantisation: Quantisation, folder: Path) -> Path:
-    """A LoRA adapter: four examples of each label, 120 steps."""
+def trained(
+    labels: int, each: int, prompt: PromptSpec, names: Sequence[str], quantisation: Quantisation, folder: Path
+) -> Path:
+    """A LoRA adapter of `each` examples a label, 60 steps."""
     from adapters.specs import Example, Message, TrainSpec, write_json, write_lines
 
     texts = data(labels, 10**6, part="train")
@@ -277,12 +279,12 @@ def trained(labels: int, prompt: PromptSpec, names: Sequence[str], quantisation:
     rows = []
     for text, label in texts.pairs:
         taken[label] += 1
-        if taken[label] <= 4:
+        if taken[label] <= each:
             turns = [Message("system", prompt.system), Message("user", text), Message("assistant", label)]
             rows.append(Example(id=str(len(rows)), label=label, messages=turns))
     spec = TrainSpec(
         run_id="bench", task="bench", adapter="bench-v1", labels=list(names), prompt=prompt, method="lora",
-        base=base_model.reference(base_model.ensure(), quantisation), learning_rate=1e-3, max_steps=120, samples=0,
+        base=base_model.reference(base_model.ensure(), quantisation), learning_rate=1e-3, max_steps=60, samples=0,
     )  # fmt: skip
     write_json(folder / "spec.json", spec)
     write_lines(folder / "train.jsonl", rows)
@@ -331,6 +333,7 @@ def main() -> int:
     parser.add_argument("--base", default="")
     parser.add_argument("--quantisation", choices=("nf4", "bf16", "fp32"), default="bf16")
     parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--examples", type=int, default=12, help="a label, that the adapter is trained on")
     parser.add_argument("--untrained", action="store_true")
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--memory", action="store_true")
@@ -347,7 +350,7 @@ def main() -> int:
         if options.exact:
             prompt = PromptSpec(name="bench@1", digest="", system=SHORT)
         if not (adapter or options.untrained or options.memory):
-            adapter = trained(options.labels, prompt, labels, quantisation, Path(scratch))
+            adapter = trained(options.labels, options.examples, prompt, labels, quantisation, Path(scratch))
         bank = Bank.open(base_model.reference(base, quantisation))
         if adapter:
             bank.load("adapter", adapter)
