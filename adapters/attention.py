@@ -50,7 +50,8 @@ def tree_attention(
     if branches is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     tree = branches.branches
-    key, value = (repeat_kv(one, getattr(module, "num_key_value_groups", 1)) for one in (key, value))
+    groups = getattr(module, "num_key_value_groups", 1)
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     virtual = key.shape[2] - query.shape[2]
     soft = [(key[:, :, :virtual], value[:, :, :virtual])] if virtual else []
     key, value = key[:, :, virtual:], value[:, :, virtual:]
