@@ -1,9 +1,9 @@
 """What a training will take, before anything is loaded: trainable parameters, and memory by part. Pure, no torch.
 
 Weights and optimiser follow from the model's shape alone. 4-bit weights take 4.127 bits each: NF4 with one scale per
-64 weights, the scales themselves in 8 bits (Dettmers et al. 2023, section 3). Full fine-tuning counts 8 bytes a
-parameter: weights, gradients and Adam's two moments, each in 2 bytes, as the usual table for a 7B model (56 GB) does.
-Adapters are kept in 4 bytes, with gradients and moments in 4 bytes each.
+64 weights, the scales themselves in 8 bits (Dettmers et al. 2023, section 3). Whatever is trained, adapters or all
+weights, is kept in 4 bytes, with a gradient and two moments of Adam in 4 bytes each. The usual table for full
+fine-tuning (56 GB for 7B) has all of that in 2 bytes: `usual=True` counts so.
 
 Activations are those of one micro-batch. With checkpointing each layer keeps its input, and one layer at a time its
 inside; without, every layer keeps its inside: values of hidden and of MLP size whose number is fitted to measured peaks
@@ -25,7 +25,6 @@ NF4_BYTES = 4.127 / 8
 GIB = 2.0**30
 CUDA_BYTES = 1.3e9  # context, libraries' workspace and the allocator's slack
 CPU_BYTES = 0.75e9  # the process with torch, transformers, peft and trl, without a model
-VIRTUAL_TOKENS = 20  # of prefix and prompt tuning
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,9 +115,9 @@ def trainable_parameters(shape: Shape, spec: TrainSpec) -> int:
         case "full":
             return shape.parameters
         case "prompt":
-            return VIRTUAL_TOKENS * shape.hidden
+            return spec.virtual_tokens * shape.hidden
         case "prefix":
-            return VIRTUAL_TOKENS * shape.layers * 2 * shape.kv_heads * shape.head_dim
+            return spec.virtual_tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim
         case "ia3":
             return shape.layers * (linears["k_proj"][1] + linears["v_proj"][1] + linears["down_proj"][0])
     names = {"attention-min": ["q_proj", "v_proj"], "attention": ["q_proj", "k_proj", "v_proj", "o_proj"]}
@@ -127,21 +126,22 @@ def trainable_parameters(shape: Shape, spec: TrainSpec) -> int:
 
 
 def memory(
-    shape: Shape, spec: TrainSpec, tokens: int, *, learned: int = 0, checkpointing: bool = False, gpu: bool = False
+    shape: Shape, spec: TrainSpec, tokens: int, *, learned: int = 0, gpu: bool = False, usual: bool = False
 ) -> Memory:
     """Peak memory of a training.
 
     Args:
         shape: of the base model.
-        spec: method, rank, quantisation.
+        spec: method, rank, quantisation, and whether activations are recomputed in the backward pass.
         tokens: in one micro-batch as it is laid out (a shared prefix counts once).
         learned: of these, how many predict something; 0: all of them. Only they are projected to the vocabulary.
-        checkpointing: whether activations are recomputed in the backward pass.
         gpu: whether it runs on one.
+        usual: full fine-tuning as the usual table counts it, with everything in 16 bits; here it is in 32.
     """
     trained = trainable_parameters(shape, spec)
     if spec.method == "full":
-        weights, gradients, optimiser = 2.0 * trained, 2.0 * trained, 4.0 * trained
+        each = 2.0 if usual else 4.0
+        weights, gradients, optimiser = each * trained, each * trained, 2 * each * trained
     else:
         kept = {"nf4": NF4_BYTES, "bf16": 2.0, "fp32": 4.0}[spec.base.quantisation]
         other = 4.0 if spec.base.quantisation == "fp32" else 2.0
@@ -150,7 +150,7 @@ def memory(
     size = 4 if spec.base.quantisation == "fp32" else 2
     inside = tokens * size * (INSIDE_HIDDEN * shape.hidden + INSIDE_MLP * shape.intermediate)
     between = tokens * size * shape.hidden
-    layers = shape.layers * between + inside if checkpointing else shape.layers * inside
+    layers = shape.layers * between + inside if spec.gradient_checkpointing else shape.layers * inside
     logits = (learned or tokens) * shape.vocabulary * (size + 8)
     process = CUDA_BYTES if gpu else CPU_BYTES
     return Memory(
