@@ -9,8 +9,10 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from loop.balance import Kind
 from loop.settings import GATE_THRESHOLDS, PREFIX, NotifyEvent, Settings, TaskSettings
 
+OF_LABELS = frozenset(("max_recall_drop", "max_invalid"))  # thresholds that answers in free words begin without
 _BACKENDS_EXAMPLE = [
     "# Trainers in an environment of their own, for `backend` in a task's training; both need a GPU:",
     "#   [backends.axolotl]",
@@ -38,15 +40,20 @@ def default_toml(
     task: str = "tickets",
     description: str = "",
     label_descriptions: Mapping[str, str] | None = None,
+    kind: Kind = "classification",
+    json_schema: str = "",
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The commented tuneloop.toml that `tuneloop init` writes.
 
     Gate thresholds are written in; every other setting stands as a comment with its default. `overrides`
-    writes chosen values: {"training": {"rank": 8}, "daemon": {...}}, task sections by their own name.
+    writes chosen values: {"training": {"rank": 8}, "daemon": {...}}, task sections by their own name. A kind other than
+    classification has no labels; extraction has the file name of a `json_schema`.
     """
     given = {name: dict(values) for name, values in (overrides or {}).items()}
-    given["gate"] = {**GATE_THRESHOLDS, **given.get("gate", {})}
+    free = kind != "classification"
+    thresholds = {name: value for name, value in GATE_THRESHOLDS.items() if not (free and name in OF_LABELS)}
+    given["gate"] = {**thresholds, **given.get("gate", {})}
     lines = [
         "# tuneloop: settings of this workspace. What stands as a comment is the default.",
         "# Every key can be overridden by the environment, for example:",
@@ -56,6 +63,7 @@ def default_toml(
         lines += ["", f"[{name}]", *_section_lines(_section(Settings.model_fields[name]), given.get(name, {}))]
     lines += ["", *_NOTIFY_EXAMPLE, "", *_BACKENDS_EXAMPLE]
     own = {"labels": labels, "description": description, "label_descriptions": dict(label_descriptions or {})}
+    own |= {"kind": kind, "json_schema": json_schema} if free else {}
     own.update(given.get("task", {}))
     lines += ["", f"[tasks.{task}]", *_section_lines(TaskSettings, {k: v for k, v in own.items() if v})]
     for name, field in TaskSettings.model_fields.items():
@@ -77,7 +85,7 @@ def _section_lines(section: type[BaseModel] | None, given: Mapping[str, Any]) ->
             continue
         if name in given:
             text = f"{name} = {_toml(given[name])}"
-        elif field.default is None:
+        elif field.default is None or field.is_required():
             text = f"# {name} ="
         else:
             text = f"# {name} = {_toml(field.default)}"

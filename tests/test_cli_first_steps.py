@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cli_world import History, lived_in, make
 
+from loop import settings
 from loop.cli import main as cli
 from loop.policy import waits
 from loop.settings import Settings
@@ -133,6 +134,48 @@ def test_init_says_which_option_to_change(labels: str, words: str, tmp_path: Pat
     told = tuneloop("init", tmp_path / "w", "--labels", labels)
     assert told.code == 3 and words in told.err and "tuneloop.toml" not in told.err
     assert not (tmp_path / "w").exists()
+
+
+SCHEMA = {"type": "object", "properties": {"shop": {"type": "string"}}, "required": ["shop"]}
+
+
+@pytest.mark.parametrize("kind", ["extraction", "instruction", "style"])
+def test_init_makes_a_task_that_answers_in_free_words(kind: str, tmp_path: Path, tuneloop: Any) -> None:
+    schema = tmp_path / "invoice.schema.json"
+    schema.write_text(json.dumps(SCHEMA))
+    words = ["--schema", schema] if kind == "extraction" else []
+    assert tuneloop("init", tmp_path / "w", "--task", "invoices", "--kind", kind, *words).code == 0
+    task = settings.load(tmp_path / "w", env={}).task("invoices")
+    assert task.kind == kind and task.labels == []
+    assert task.gate.better_than_baseline and task.gate.max_invalid is None
+    assert (tmp_path / "w" / schema.name).exists() == (kind == "extraction")
+    assert tuneloop("status", "-w", tmp_path / "w").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--kind", "poem"], "classification, extraction"),
+        (["--kind", "extraction"], "--schema FILE"),
+        (["--kind", "style", "--schema", "x.json"], "--schema FILE"),
+        (["--kind", "style", "--labels", "a,b"], "Leave --labels out"),
+        (["--kind", "extraction", "--schema", "missing.json"], "missing.json cannot be read"),
+    ],
+)
+def test_init_refuses_a_kind_that_does_not_go_together(
+    options: list[str], words: str, tmp_path: Path, tuneloop: Any
+) -> None:
+    told = tuneloop("init", tmp_path / "w", *options)
+    assert told.code in (2, 4) and words in told.err and not (tmp_path / "w").exists()
+
+
+def test_init_leaves_another_schema_of_that_name_alone(tmp_path: Path, tuneloop: Any) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "s.json").write_text("{}")
+    (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
+    told = tuneloop("init", tmp_path / "w", "--kind", "extraction", "--schema", tmp_path / "s.json")
+    assert told.code == 4 and (tmp_path / "w" / "s.json").read_text() == "{}"
+    assert not (tmp_path / "w" / "tuneloop.toml").exists()
 
 
 def test_init_says_how_records_come_in(tmp_path: Path, tuneloop: Any) -> None:

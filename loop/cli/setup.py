@@ -6,13 +6,16 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from loop.cli import collect_as_usual
 from loop.cli.output import say
 from store.errors import InputError, SettingsError, UsageError
+
+if TYPE_CHECKING:
+    from loop.balance import Kind
 
 MOST_INFERRED = 200  # different labels in a file; more are no classes
 
@@ -26,7 +29,15 @@ def init(
     examples: Annotated[
         Path | None, typer.Option("--from", help="A file of labelled examples whose labels are the classes.")
     ] = None,
-    description: Annotated[str, typer.Option("--description", help="What is classified, in a few words.")] = "",
+    description: Annotated[
+        str, typer.Option("--description", help="What is classified, or asked for, in a few words.")
+    ] = "",
+    kind: Annotated[
+        str, typer.Option("--kind", help="classification, or extraction, instruction, style: answers in free words.")
+    ] = "classification",
+    schema: Annotated[
+        Path | None, typer.Option("--schema", help="Extraction: the JSON Schema of its answers; it is copied.")
+    ] = None,
 ) -> None:
     """Make a workspace: a commented tuneloop.toml, an inbox and an empty log.
 
@@ -45,21 +56,25 @@ def init(
         raise UsageError(
             f"{task!r} is no task name", hint="Small letters, digits, '-' and '_', a letter first: --task tickets."
         )
-    names = _labels(labels, examples)
-    if len(set(names)) < 2:
-        found = f"only {names[0]!r}" if names else "none"
-        raise SettingsError(f"at least two labels are needed, here is {found}", hint="Name at least two: --labels a,b.")
-    text = default_toml(names, task=task, description=description)
+    names = _names(labels, examples, kind, schema)
+    kept = schema.name if schema is not None else ""
+    text = default_toml(names, task=task, description=description, kind=cast("Kind", kind), json_schema=kept)
     with tempfile.TemporaryDirectory() as trial:
         # what is written must load; better found out before anything is in place
         Path(trial, settings.FILE_NAME).write_text(text, encoding="utf-8")
+        if schema is not None:
+            _copy(schema, Path(trial))
         try:
             settings.load(Path(trial), env={})
         except SettingsError as error:
             told = error.message.replace(f"{settings.FILE_NAME}: ", "")
-            raise SettingsError(told, hint="Change what was said with --labels, --from or --task.") from None
+            raise SettingsError(
+                told, hint="Change what was said with --labels, --from, --task, --kind or --schema."
+            ) from None
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        if schema is not None:
+            _copy(schema, directory)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
@@ -68,7 +83,7 @@ def init(
         pass
     (directory / ".tuneloop" / ".gitignore").write_text("*\n", encoding="utf-8")
     here = "" if directory == Path() else f" -w {directory}"
-    say(f"made a workspace for {task} ({', '.join(names)}) in {directory.resolve()}")
+    say(f"made a workspace for {task} ({', '.join(names) or kind}) in {directory.resolve()}")
     steps = [
         (f"tuneloop{here} doctor", "is everything there?"),
         (f"tuneloop{here} ingest {examples or 'FILE'}", "take examples or records in; --help lists the columns"),
@@ -96,6 +111,49 @@ def demo(
 
     collect_as_usual()
     the_demo.run(fast=fast, keep=keep, seed=seed)
+
+
+def _names(labels: str, examples: Path | None, kind: str, schema: Path | None) -> list[str]:
+    """The labels of a new workspace; none where answers are free words.
+
+    Raises:
+        UsageError: the options do not go together, or the labels are not known.
+        SettingsError: there are too few labels.
+    """
+    from loop.settings import FREE_KINDS
+
+    known = ("classification", *FREE_KINDS)
+    if kind not in known:
+        raise UsageError(f"{kind!r} is no kind of task", hint=f"One of {', '.join(known)}.")
+    if (kind == "extraction") != (schema is not None):
+        hint = "Extraction needs its answers' schema: --kind extraction --schema FILE; other kinds have none."
+        raise UsageError("--kind and --schema do not go together", hint=hint)
+    if kind != "classification":
+        if labels.strip():
+            raise UsageError(f"a task of kind {kind!r} has no labels", hint="Leave --labels out.")
+        return []
+    names = _labels(labels, examples)
+    if len(set(names)) < 2:
+        found = f"only {names[0]!r}" if names else "none"
+        raise SettingsError(f"at least two labels are needed, here is {found}", hint="Name at least two: --labels a,b.")
+    return names
+
+
+def _copy(schema: Path, folder: Path) -> None:
+    """A file beside tuneloop.toml, unless it lies there already.
+
+    Raises:
+        InputError: it cannot be read, or another file of that name is there.
+    """
+    target = folder / schema.name
+    try:
+        content = schema.read_bytes()
+    except OSError as error:
+        raise InputError(f"{schema} cannot be read: {error.strerror}", hint="Check the path.") from None
+    if not target.exists():
+        target.write_bytes(content)
+    elif target.read_bytes() != content:
+        raise InputError(f"{target} is there already and differs", hint="Name another schema file, or that one.")
 
 
 def _labels(given: str, examples: Path | None) -> list[str]:
