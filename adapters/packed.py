@@ -98,7 +98,7 @@ def pack(sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> Packed:
     # in lexical order the longest prefix that a sequence shares with any before it is shared with the last one
     for index in sorted(range(len(sequences)), key=lambda index: list(sequences[index])):
         sequence = sequences[index]
-        shared = _common(before, sequence)
+        shared = common(before, sequence)
         start, stop = len(tokens), len(tokens) + len(sequence) - shared
         path = [*path[:shared], *range(start, stop)]
         if stop > start:
@@ -125,7 +125,8 @@ def _ranges(places: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences share at their beginning."""
     length = 0
     for one, other in zip(first, second, strict=False):
         if one != other:

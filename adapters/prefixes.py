@@ -10,6 +10,7 @@ import msgspec
 
 from adapters.bank import Bank
 from adapters.encode import encode
+from adapters.packed import common
 from store.prompting import PromptSpec
 
 
@@ -89,13 +90,3 @@ def cut(prefix: Prefix, shared: int) -> Prefix:
         return prefix
     end = prefix.virtual + shared
     return Prefix(prefix.tokens[:shared], [(k[:, :, :end], v[:, :, :end]) for k, v in prefix.layers], prefix.virtual)
-
-
-def common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences share at their beginning; at least one of the second is left over."""
-    count = 0
-    for one, other in zip(first, second[:-1], strict=False):
-        if one != other:
-            break
-        count += 1
-    return count

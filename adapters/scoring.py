@@ -27,7 +27,8 @@ from adapters.bank import Bank
 from adapters.encode import Encoded, encode
 from adapters.label_tree import Tree
 from adapters.metrics import softmax
-from adapters.prefixes import Prefix, Prefixes, common, cut, repeated
+from adapters.packed import common
+from adapters.prefixes import Prefix, Prefixes, cut, repeated
 from adapters.score_pack import label_scores
 from store.errors import ModelError
 from store.prompting import Message, PromptSpec
@@ -263,8 +264,9 @@ class Scorer:
         prefix = self._prefixes.of(adapter, prompt)
         groups: dict[int, list[int]] = {}
         for row, one in enumerate(encoded):
-            # a text may merge with the last tokens of the prefix: then it uses only what stands before
-            groups.setdefault(common(prefix.tokens, one.tokens), []).append(row)
+            # a text may merge with the last tokens of the prefix: then it uses only what stands before; its own last
+            # token is always fed, because that predicts
+            groups.setdefault(common(prefix.tokens, one.tokens[:-1]), []).append(row)
         for shared, rows in groups.items():
             yield sorted(rows, key=lambda row: len(encoded[row].tokens), reverse=True), cut(prefix, shared)
 
