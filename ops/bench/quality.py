@@ -1,13 +1,14 @@
 """Accuracy on twelve confusable intents: prompts, adapters and the control with few and with many examples.
 
-    python ops/bench/quality.py [--counts 4 12 50] [--seeds 1] [--methods qlora] [--rate 1e-3] [--steps 120]
+    python -P ops/bench/quality.py [--counts 4 12 50] [--seeds 1] [--methods qlora] [--rate 1e-3] [--steps 120]
 
 Zero-shot and few-shot prompts, an adapter by each method and the control, each with the same 4, 12 or 50 examples per
 class. Adapters are trained by the child process that the daemon starts, on the base as it is served, and answer by
 label scores. Prints accuracy with 95% intervals (Wilson; over several seeds the mean, its spread and the interval of
 the pooled answers) and seconds. Data is Banking77's (TUNELOOP_BENCH_DATA): the twelve intents about cards and
 transfers that are confused most; test items near to a training example (TF-IDF cosine of 0.9) are left out.
-`--json FILE` appends every single result, for comparing settings over many runs.
+`--json FILE` appends every single result, for comparing settings over many runs; `--wording`, `--order` and `--average`
+are levers that the product does not have (levers.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import os
 import random
 import statistics
+import string
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,10 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.table import Table
+
+sys.path.append(str(Path(__file__).parent))  # last: store.py there is a bench, not the package
+
+import levers
 
 from adapters import base_model
 from adapters.bank import Bank
@@ -71,6 +77,17 @@ def spelled(intent: str) -> str:
     return intent.replace("_", " ")
 
 
+def worded(wording: str, base: Path, labels: list[str], texts: list[str], scratch: Path) -> tuple[Path, dict[str, str]]:
+    """The base model to train on, and what each label is called in training."""
+    if wording == "names":
+        return base, {label: label.replace(" ", "_") for label in labels}
+    if wording == "letters":
+        return base, dict(zip(labels, string.ascii_uppercase, strict=False))
+    if wording == "tokens":
+        return scratch, levers.class_tokens(base, labels, texts, scratch)
+    return base, {label: label for label in labels}
+
+
 def draw(pairs: Pairs, per_class: int, seed: int) -> Pairs:
     """`per_class` examples of each label, in the order of a shuffle."""
     chance = random.Random(seed)  # noqa: S311
@@ -91,8 +108,12 @@ def without_near(test: Pairs, train: Pairs) -> Pairs:
     return [pair for pair, near in zip(test, nearest, strict=True) if near < NEAR]
 
 
-def system_prompt(labels: list[str]) -> str:
-    listed = "; ".join(labels)
+def system_prompt(labels: list[str], names: dict[str, str] | None = None) -> str:
+    called = [(names or {}).get(label, label) for label in labels]
+    listed = "; ".join(
+        name if name.replace("_", " ") == label else f"{name} ({label})"
+        for name, label in zip(called, labels, strict=True)
+    )
     return f"Classify the bank customer's message. Reply with exactly one of these labels: {listed}."
 
 
@@ -101,16 +122,18 @@ def prompted(scorer: Scorer, prompt: PromptSpec, test: Pairs, labels: list[str],
     return sum(one.label == label for one, (_, label) in zip(scored, test, strict=True))
 
 
-def trained(base: Path, prompt: PromptSpec, train: Pairs, test: Pairs, options: Any, method: str, seed: int) -> Outcome:
-    labels = sorted({label for _, label in test})
+def trained(
+    base: Path, prompt: PromptSpec, train: Pairs, test: Pairs, options: Any, method: str, seed: int
+) -> list[Outcome]:
+    """Train one adapter and let it answer; with `--average` its averaged weights as well."""
+    labels = sorted({label for _, label in train})
     quantisation: Any = "nf4" if method == "qlora" else "bf16"
-    micro = 8
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         spec = TrainSpec(
             run_id="quality", task="quality", adapter="quality-v1", labels=labels, prompt=prompt, method=method,
             base=base_model.reference(base, quantisation), learning_rate=options.rate, min_steps=options.steps,
-            max_steps=options.steps, micro_batch_size=micro, eval_every=10_000, checkpoint_every=10_000, samples=0,
+            max_steps=options.steps, micro_batch_size=8, eval_every=10_000, checkpoint_every=10_000, samples=0,
             seed=seed,
         )  # fmt: skip
         spec = msgspec.structs.replace(spec, **json.loads(options.set))
@@ -125,13 +148,21 @@ def trained(base: Path, prompt: PromptSpec, train: Pairs, test: Pairs, options: 
         write_lines(folder / "train.jsonl", rows)
         (folder / "valid.jsonl").touch()
         started = time.monotonic()
-        subprocess.run([sys.executable, "-m", "adapters.train", str(folder)], check=True)
+        pulled = ["--average", str(options.average), "--order", options.order]
+        subprocess.run([sys.executable, "-P", levers.__file__, str(folder), *pulled], check=True)
         seconds = time.monotonic() - started
+        settings = {"rate": spec.learning_rate, "steps": options.steps, **json.loads(options.set)}
+        settings |= {"wording": options.wording, "order": options.order}
+        adapters = {method: folder / "adapter"}
+        if options.average:
+            adapters[f"{method}, averaged"] = levers.averaged(folder)
+        outcomes = []
         bank = Bank.open(spec.base)
-        bank.load("tuned", folder / "adapter")
-        right = prompted(Scorer(bank), prompt, test, labels, "tuned")
-    settings = {"rate": spec.learning_rate, "steps": options.steps, **json.loads(options.set)}
-    return Outcome(method, len(train) // len(labels), seed, right, len(test), seconds, settings)
+        for name, adapter in adapters.items():
+            bank.load(name, adapter)
+            right = prompted(Scorer(bank), prompt, test, labels, name)
+            outcomes.append(Outcome(name, len(train) // len(labels), seed, right, len(test), seconds, settings))
+    return outcomes
 
 
 def controlled(train: Pairs, test: Pairs, seed: int) -> Outcome:
@@ -176,6 +207,11 @@ def main() -> None:
     parser.add_argument("--base", default="")
     parser.add_argument("--set", default="{}", help="more fields of TrainSpec, as JSON")
     parser.add_argument("--no-prompts", action="store_true")
+    parser.add_argument("--wording", choices=("words", "names", "letters", "tokens"), default="words")
+    parser.add_argument("--order", choices=("shuffled", "balanced"), default="shuffled")
+    parser.add_argument(
+        "--average", type=int, default=0, help="also answer with the mean weights of so many last steps"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 110)
@@ -203,12 +239,18 @@ def main() -> None:
         shots = few_shot(prompt, draw(most, 1, 1))
         note(Outcome("few-shot", 1, 1, prompted(scorer, shots, test, labels), len(test), 0.0))
         del scorer
-    for seed in options.seeds:
-        for count in options.counts:
-            train = draw(pool, count, seed)
-            note(controlled(train, test, seed))
-            for method in options.methods:
-                note(trained(base, prompt, train, test, options, method, seed))
+    with tempfile.TemporaryDirectory() as scratch:
+        base, names = worded(options.wording, base, labels, [text for text, _ in pool + test], Path(scratch))
+        told = msgspec.structs.replace(prompt, system=system_prompt(labels, names))
+        exam = [(text, names[label]) for text, label in test]
+        for seed in options.seeds:
+            for count in options.counts:
+                train = draw(pool, count, seed)
+                note(controlled(train, test, seed))
+                for method in options.methods:
+                    called = [(text, names[label]) for text, label in train]
+                    for one in trained(base, told, called, exam, options, method, seed):
+                        note(one)
     show(console, outcomes)
 
 
