@@ -242,7 +242,10 @@ class Bank:
 
     def _clear_host(self) -> None:
         if self._host is not None:
-            self.model = self._host.unload()
+            from peft.tuners.tuners_utils import BaseTuner
+
+            # not `unload()`: that of IA3 refuses 4-bit weights, as if it were to merge
+            self.model = BaseTuner._unload_and_optionally_merge(self._host.base_model, merge=False)
         self._host, self._active = None, ""
 
     def _with_soft_prompt(self, loaded: Loaded) -> Any:

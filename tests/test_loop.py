@@ -43,8 +43,24 @@ def text(number: int) -> tuple[str, str]:
     return f"{WORDS[label][number % 5]} {noise}", label
 
 
-def make_workspace(root: Path, model: Path, *, min_steps: int = 6, tasks: tuple[str, ...] = TASKS) -> None:
-    """Two tasks whose gate asks for little: this tests the loop, not the model."""
+METHODS: dict[str, dict[str, dict[str, object]]] = {  # the base's quantisation: task: its training
+    "nf4": {"dora": {"dora": True}, "prefix": {"method": "prefix"}, "prompt": {"method": "prompt"},
+            "ia3": {"method": "ia3"}},
+    "bf16": {"rslora": {"method": "lora", "rslora": True}, "full": {"method": "full"}},
+}  # fmt: skip
+
+
+def make_workspace(
+    root: Path,
+    model: Path,
+    *,
+    min_steps: int = 6,
+    tasks: tuple[str, ...] = TASKS,
+    quantisation: str = "nf4",
+    prompts: tuple[str, ...] = ("zero-shot@1", "few-shot@1"),
+    training: dict[str, dict[str, object]] | None = None,
+) -> None:
+    """Tasks whose gate asks for little: this tests the loop, not the model."""
     root.mkdir()
     parts = []
     for task in tasks:
@@ -52,8 +68,8 @@ def make_workspace(root: Path, model: Path, *, min_steps: int = 6, tasks: tuple[
             list(WORDS),
             task=task,
             overrides={
-                "task": {"prompts": ["zero-shot@1", "few-shot@1"]},
-                "model": {"base": str(model), "quantisation": "nf4"},
+                "task": {"prompts": list(prompts)},
+                "model": {"base": str(model), "quantisation": quantisation},
                 "daemon": {"tick_seconds": 0.5, "settle_seconds": 0.0, "rescan_seconds": 1.0},
                 "splits": {"exam_share": 0.4},
                 "harvest": {"min_new": 1, "every_seconds": 0.0},
@@ -61,6 +77,7 @@ def make_workspace(root: Path, model: Path, *, min_steps: int = 6, tasks: tuple[
                 "training": {
                     "min_steps": min_steps, "epochs": 1.0, "batch_size": 4, "micro_batch_size": 4,
                     "checkpoint_every": 2, "eval_every": 3, "learning_rate": 0.003, "max_length": 128, "threads": 1,
+                    **(training or {}).get(task, {}),
                 },
                 "gate": {
                     "min_exam": 8, "exam_growth": 4, "better_than_baseline": False, "not_worse_margin": 0.99,
@@ -189,6 +206,36 @@ def test_one_daemon_takes_two_tasks_from_tickets_to_promotion_and_back(tiny_mode
         ):  # fmt: skip
             assert kind in steps
         assert_no_text_in_log(app)
+
+
+@pytest.mark.parametrize("quantisation", METHODS)
+def test_every_other_method_goes_the_same_way_to_production(
+    quantisation: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    root, tasks = tmp_path / "ws", tuple(METHODS[quantisation])
+    methods = METHODS[quantisation]
+    make_workspace(root, tiny_model, tasks=tasks, quantisation=quantisation, prompts=("zero-shot@1",), training=methods)
+    with open_app(root) as app, daemon(root):
+        for task in tasks:
+            drop(root, f"{task}/examples.jsonl", seed_lines(task, range(44)))
+        for task in tasks:
+            wait_for(
+                lambda task=task: (found := read_pointer(app.workspace.paths.production, task))
+                and found.answerer == f"{task}-v1",
+                f"the pointer of {task}", root,
+            )  # fmt: skip
+        gateway = read_endpoints(app.workspace.paths.run).gateway
+        for task in tasks:  # one base model in memory serves them all
+            with Answerer(f"{gateway}/v1", "", task) as production:
+                answers = production.answer(PLAIN, [text(n)[0] for n in range(4)], list(WORDS))
+            assert {one.answered_by for one in answers} == {f"{task}-v1"}
+            assert all(one.label in WORDS for one in answers)
+            assert kinds(app, task).count("AdapterPromoted") == 1
+        assert main(["-w", str(root), "rollback", "--task", tasks[-1]]) == 0
+        with Answerer(f"{gateway}/v1", "", tasks[-1]) as production:
+            back = production.answer(PLAIN, [text(0)[0]], list(WORDS))[0]
+        assert back.answered_by == "zero-shot@1"
+        assert sound(verify(app.workspace))
 
 
 def assert_one_busy_child_at_a_time(app: App) -> None:
