@@ -197,7 +197,7 @@ class _Work:
                 id=item.id,
                 answerer=one.name,
                 decoding="score",
-                label=found.label,
+                label=found.answer(one.temperature, one.abstain_below),
                 probabilities=_rounded(
                     dict(zip(labels, softmax([found.scores[label] for label in labels], one.temperature), strict=True))
                 ),

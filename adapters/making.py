@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from adapters.backends import launched
 from adapters.encode import encode
 from adapters.fused import pack_log_probs
 from adapters.packed import TREE, can_pack
-from adapters.specs import Example, TrainSpec
+from adapters.specs import Example, SampleOutput, TrainSpec
 from adapters.trainer import LabelledPrompts, PackedCollator, PackedTrainer, Steered, Watch
 
 
@@ -57,6 +58,7 @@ def make(
     data: Rows,
     held: LabelledPrompts,
     watch: Watch,
+    write: Callable[[Any], list[SampleOutput]] | None = None,
 ) -> Steered:
     """The trainer of `spec.objective`.
 
@@ -69,6 +71,7 @@ def make(
         data: from `rows_for`.
         held: validation prompts.
         watch: callback between steps.
+        write: see `Steered`.
     """
     device = base_model.resolve_device(spec.device)
     base = methods.base_of(model)
@@ -89,6 +92,7 @@ def make(
         "steered": held.count >= max(1, spec.min_valid),
         "patience": spec.patience,
         "earliest": min(spec.min_steps, steps) // 2,
+        "write": write,
     }
     arguments = _arguments(spec, checkpoints, steps, warmup, device, bool(held.count))
     if spec.objective == "sft":

@@ -243,9 +243,10 @@ def _answerer_result(
     correct = [label == item.label for label, item in zip(labels, regular, strict=True)]
     low, high = wilson(sum(correct), len(correct))
     sure = [
-        (max(answer.probabilities.values()), right)
-        for answer, right in zip(given, correct, strict=True)
+        (share, best == item.label)  # also where the answer was withheld
+        for answer, item in zip(given, regular, strict=True)
         if answer is not None and answer.probabilities
+        for best, share in [max(answer.probabilities.items(), key=lambda one: one[1])]
     ]
     # words that are no label are invalid; silence, and a score below the threshold, are an abstention
     invalid = sum(1 for answer in given if answer is not None and answer.label is None and answer.raw.strip())

@@ -16,7 +16,9 @@ from typing import Any
 
 import msgspec
 
+from adapters import objectives
 from adapters.child import Stopping, run
+from adapters.combinations import SAMPLED
 from adapters.specs import Example, Metric, TrainResult, TrainSpec, read_json, read_lines, write_json
 from adapters.train import plan, train
 
@@ -36,6 +38,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     learned: int  # of these, how many predict something
     longest: int  # tokens of the longest example, after shortening
     shortened: int  # tickets that lose their middle
+    notes: list[str] = []  # warnings
     step_seconds: float = 0.0
     loading_seconds: float = 0.0
     peak: float = 0.0  # of the steps that were made
@@ -68,7 +71,7 @@ def probe(folder: Path, stopping: Stopping) -> None:
         found,
         step_seconds=statistics.median(times),
         loading_seconds=max(0.0, steps[0].seconds - times[0]),
-        peak=_peak(result),
+        peak=result.peak_memory_mb * 2**20,
     )
     shutil.rmtree(aside)
     write_json(folder / FILE, found)
@@ -85,10 +88,13 @@ def layout(spec: TrainSpec, examples: Sequence[Example]) -> Probe:
     tokenizer = AutoTokenizer.from_pretrained(spec.base.path)
     rows = [
         encode(tokenizer, one.messages, spec.max_length, user=spec.prompt.user if one.kind == "task" else "{text}")
-        for one in examples
+        for one in objectives.examples_for(spec, examples)
     ]
     rows.sort(key=lambda row: len(row.tokens), reverse=True)  # the worst micro-batch is that of the longest
-    worst = rows[: spec.micro_batch_size]
+    # rewards take several answers to a prompt, preferences two
+    answers = spec.generations if spec.objective in SAMPLED else 2 if spec.objective == "dpo" else 1
+    prompts = spec.micro_batch_size // (answers if spec.objective in SAMPLED else 1)
+    worst = [row for row in rows[: max(1, prompts)] for _ in range(answers)]
     packed = pack([row.tokens for row in worst], [row.start for row in worst])
     planned = plan(spec, len(rows))
     device = base_model.resolve_device(spec.device)
@@ -102,6 +108,7 @@ def layout(spec: TrainSpec, examples: Sequence[Example]) -> Probe:
         learned=len(packed.targets),
         longest=len(rows[0].tokens),
         shortened=sum(row.shortened for row in rows),
+        notes=planned.notes,
     )
 
 
@@ -114,14 +121,6 @@ def _free(device: str) -> float:
         if line.startswith("MemAvailable:"):
             return float(line.split()[1]) * 1024
     return 0.0
-
-
-def _peak(result: TrainResult) -> float:
-    import torch
-
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
-    return result.peak_memory_mb * 2**20
 
 
 def main(arguments: Any = None) -> int:

@@ -55,6 +55,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     quantisation: str
     prompt: str  # name@version that it was trained with
     temperature: float = 1.0  # of its label probabilities
+    abstain_below: float = 0.0  # a best label of less probability is no answer
     labels: list[str] = []
 
 
@@ -144,6 +145,8 @@ def read_card(folder: Path) -> AdapterCard:
         raise ArtifactError(f"{path} is damaged: {error}", hint=_TRAIN_AGAIN) from error
     if not math.isfinite(card.temperature) or card.temperature <= 0:
         raise ArtifactError(f"{path}: the temperature is {card.temperature}, not above 0", hint=_TRAIN_AGAIN)
+    if not 0 <= card.abstain_below < 1:
+        raise ArtifactError(f"{path}: abstain_below is {card.abstain_below}, not 0 to 1", hint=_TRAIN_AGAIN)
     return card
 
 

@@ -57,6 +57,11 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
         """The label of the highest score."""
         return max(self.scores, key=lambda label: self.scores[label])
 
+    def answer(self, temperature: float = 1.0, abstain_below: float = 0.0) -> str | None:
+        """The label of the highest score; None where its probability (0..1) is below `abstain_below`."""
+        best = self.label
+        return best if not abstain_below or self.probabilities(temperature)[best] >= abstain_below else None
+
     def probabilities(self, temperature: float = 1.0) -> dict[str, float]:
         """Softmax over the labels."""
         return dict(zip(self.scores, softmax(list(self.scores.values()), temperature), strict=True))

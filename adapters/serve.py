@@ -211,7 +211,7 @@ class Engine:
         from adapters.scoring import TOLERANCE
 
         card = self.bank.card(adapter) if adapter else None
-        warmth = card.temperature if card is not None else 1.0
+        warmth, least = (card.temperature, card.abstain_below) if card is not None else (1.0, 0.0)
         answers = []
         for found in self._scorer.score(
             adapter, asked.prompt, texts, asked.choices, temperature=warmth, tolerance=TOLERANCE, batch_size=BATCH
@@ -221,7 +221,7 @@ class Engine:
             entry = logprob_entry(found.label, log_share(shares[found.label]), ranked[: max(asked.top, 1)])
             answers.append(
                 Answered(
-                    text=found.label,
+                    text=found.answer(warmth, least) or "",
                     finish="stop",
                     prompt_tokens=found.prompt_tokens,
                     tokens=1,

@@ -107,7 +107,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     gradient_checkpointing: bool = False  # less memory, about a third more time
     seed: int = 1
     threads: int = 0  # 0: all cores
-    samples: int = 8  # sample outputs kept at the end
+    samples: int = 8  # sample outputs kept at the end; of each evaluation before it the first three
+    abstain_below: float = 0.0  # what the adapter's card says: a best label of less probability is no answer
     init_adapter: str = ""  # warm start from this folder
     device: str = "auto"
     backend: Backend = "trl"  # who trains: this environment, or a command in one of its own
@@ -125,6 +126,7 @@ class AnswererSpec(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str = ""  # PEFT folder
     control: str = ""  # folder of a saved control
     temperature: float = 1.0
+    abstain_below: float = 0.0  # by label scores
     decodings: list[Decoding] = msgspec.field(default_factory=lambda: ["generate", "score"])
 
 
@@ -170,6 +172,7 @@ class SampleOutput(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     expected: str
     answered: str
+    step: int = 0  # optimiser steps before it was written
 
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):

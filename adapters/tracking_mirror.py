@@ -186,9 +186,9 @@ class Mirror:
         import wandb
 
         ids = [sample.get("id", "") for sample in training.samples]
-        columns = ["record", "expected", "answered", "correct"]
+        columns = ["record", "step", "expected", "answered", "correct"]
         rows: list[list[Any]] = [
-            [sample.get("id", ""), expected, answered, expected == answered]
+            [sample.get("id", ""), sample.get("step", ""), expected, answered, expected == answered]
             for sample in training.samples
             for expected, answered in [(sample.get("expected", ""), sample.get("answered", ""))]
         ]

@@ -31,28 +31,42 @@ if TYPE_CHECKING:
     from adapters.trainer import LabelledPrompts, Steered
 
 
+SAMPLES_EACH = 3  # sample outputs of an evaluation during training; each costs a prompt and an answer
+SAMPLE_TOKENS = 64  # of such an answer, at most
+FEW = 1000  # examples; below them more than FEW_EPOCHS memorises
+FEW_EPOCHS = 3.0
+
+
 class Plan(msgspec.Struct, frozen=True):
     """How long a training takes, in optimiser steps."""
 
     steps: int
     an_epoch: int
-    epoch_cap_exceeded: bool  # `min_steps` asked for more than the epoch cap allows
+    cap: int  # steps of the epochs that are asked for, below 1,000 examples of three at most
+    notes: list[str] = []
 
     @property
     def epochs(self) -> float:
         return self.steps / self.an_epoch
 
+    @property
+    def epoch_cap_exceeded(self) -> bool:
+        """Whether `min_steps`, or epochs beyond three below 1,000 examples, ask for more than the cap."""
+        return self.steps > self.cap
+
 
 def plan(spec: TrainSpec, examples: int) -> Plan:
-    """Steps of a training: those of the epoch cap, but at least `min_steps` and at most `max_steps`.
+    """Steps of a training: those of its epochs, but at least `min_steps` and at most `max_steps`.
 
     `examples` are those that the objective trains on, see `adapters.objectives`.
     """
     batches = math.ceil(objectives.count(spec, examples) / spec.micro_batch_size)
     an_epoch = max(1, math.ceil(batches / (spec.batch_size // spec.micro_batch_size)))
-    capped = max(1, math.ceil(spec.epochs * an_epoch))
-    steps = min(max(capped, spec.min_steps), spec.max_steps)
-    return Plan(steps, an_epoch, steps > capped)
+    forced = examples < FEW and spec.epochs > FEW_EPOCHS
+    steps = min(max(math.ceil(spec.epochs * an_epoch), spec.min_steps, 1), spec.max_steps)
+    cap = max(1, math.ceil(min(spec.epochs, FEW_EPOCHS if examples < FEW else spec.epochs) * an_epoch))
+    warning = f"{spec.epochs:g} epochs over {examples} examples: beyond {FEW_EPOCHS:g} below {FEW:,} a model memorises"
+    return Plan(steps, an_epoch, cap, [warning] if forced else [])
 
 
 def train(folder: Path, stopping: Stopping) -> None:
@@ -98,7 +112,12 @@ def train(folder: Path, stopping: Stopping) -> None:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     warmup = math.ceil(spec.warmup * planned.steps)
     watch = Watch(journal, threads, stopping, planned.steps, warmup)
-    trainer = make(spec, folder / "checkpoints", planned.steps, warmup, model, tokenizer, data, held, watch)
+    shown = (valid or [one for one in examples if one.kind == "task"])[: spec.samples]
+
+    def write(trainer: Steered) -> list[SampleOutput]:
+        return _samples(trainer, tokenizer, spec, shown[:SAMPLES_EACH], most=SAMPLE_TOKENS)
+
+    trainer = make(spec, checkpoints, planned.steps, warmup, model, tokenizer, data, held, watch, write)
     reached("train.loaded")
 
     stopping.hold = True
@@ -113,22 +132,26 @@ def train(folder: Path, stopping: Stopping) -> None:
         raise SystemExit(0)
 
     reached("train.trained")
-    trainer.restore_best()
+    best = trainer.restore_best() or steps
     if launched.rank() > 0:
         return
-    notes = [*spec.notes, *_padded(model)]
+    notes = [*spec.notes, *planned.notes, *_padded(model)]
     methods.settle(trainer.model, spec)
     journal.write(Metric(step=steps, of=planned.steps, phase="calibrating"))
     scores = trainer.label_scores(held) if held.prompts else []
     accuracy = _accuracy(scores, held)
     warmth = temperature(scores, held.targets, enough=spec.min_valid)
     journal.write(Metric(step=steps, of=planned.steps, eval_accuracy=accuracy, phase="sampling"))
-    samples = _samples(trainer, tokenizer, spec, valid or [e for e in examples if e.kind == "task"])
+    samples = [
+        *(one for one in trainer.steering.samples if one.step != best),
+        *(msgspec.structs.replace(one, step=best) for one in _samples(trainer, tokenizer, spec, shown)),
+    ]
     card = AdapterCard(
         base_digest=spec.base.digest,
         quantisation=spec.base.quantisation,
         prompt=spec.prompt.name,
         temperature=warmth,
+        abstain_below=spec.abstain_below,
         labels=spec.labels,
     )
     _save(trainer.model, tokenizer, card, folder / "adapter")
@@ -148,7 +171,7 @@ def train(folder: Path, stopping: Stopping) -> None:
             trainable_parameters=trainable,
             truncated=data.shortened,
             tokens=token_counts(data.rows),
-            epoch_cap_exceeded=planned.epoch_cap_exceeded and steps > planned.an_epoch * spec.epochs,
+            epoch_cap_exceeded=steps > planned.cap,
             resumed_from=resumed,
             eval_accuracy=accuracy,
             samples=samples,
@@ -193,7 +216,7 @@ def _outside(folder: Path, spec: TrainSpec, examples: list[Example], valid: list
             resumed_from=resumed,
             eval_accuracy=tuned.eval_accuracy,
             samples=tuned.samples,
-            notes=[*spec.notes, f"trained by {spec.backend}: validation did not steer it"],
+            notes=[*spec.notes, *planned.notes, f"trained by {spec.backend}: validation did not steer it"],
         ),
     )
     reached("train.result_written")
@@ -246,11 +269,12 @@ def _accuracy(scores: list[list[float]], held: LabelledPrompts) -> float | None:
     return loss_and_accuracy(scores, held)[1] if scores else None
 
 
-def _samples(trainer: Steered, tokenizer: Any, spec: TrainSpec, examples: list[Example]) -> list[SampleOutput]:
-    """What the adapter writes for a few examples, unguided and greedy."""
+def _samples(
+    trainer: Steered, tokenizer: Any, spec: TrainSpec, chosen: list[Example], most: int = sys.maxsize
+) -> list[SampleOutput]:
+    """What the adapter writes for a few examples, unguided and greedy, in at most so many tokens."""
     import torch
 
-    chosen = examples[: spec.samples]
     if not chosen:
         return []
     prompts = [encode(tokenizer, e.messages[:-1], spec.max_length, user=spec.prompt.user).tokens for e in chosen]
@@ -259,18 +283,22 @@ def _samples(trainer: Steered, tokenizer: Any, spec: TrainSpec, examples: list[E
     device = next(trainer.model.parameters()).device
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    training = trainer.model.training
     trainer.model.eval()
-    with torch.no_grad(), trainer.precision():
-        written = trainer.model.generate(
-            input_ids=ids,
-            attention_mask=seen,
-            max_new_tokens=spec.prompt.max_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=pad,
-        )
+    try:
+        with torch.no_grad(), trainer.precision():
+            written = trainer.model.generate(
+                input_ids=ids,
+                attention_mask=seen,
+                max_new_tokens=min(spec.prompt.max_tokens, most),
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=pad,
+            )
+    finally:
+        trainer.model.train(training)
     texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
     return [
         # what was written may echo the ticket, and goes into an event: only a label is kept; free words, which the

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from adapters import free_form, mean_scores, metrics
+from adapters import free_form, mean_scores, metrics, registry
 from adapters.specs import (
     KNOWN,
     AnswererKind,
@@ -105,13 +105,15 @@ def prepare(
         row = queries.adapter(app.workspace.read, task.task, name)
         artifact = row.artifact if row else command.artifact
         control = row.control if row else control
+        path = artifacts.path(artifact, verify=True)
         answerers.append(
             AnswererSpec(
                 name=name,
                 kind="adapter",
                 prompt=deployed,
-                adapter=str(artifacts.path(artifact, verify=True)),
+                adapter=str(path),
                 temperature=row.temperature if row else 1.0,
+                abstain_below=registry.read_card(path).abstain_below,
                 decodings=decodings,
             )
         )

@@ -139,13 +139,7 @@ def _freeze(app: App, spec: FreezeSpec, folder: Path) -> None:
         less = "fewer than two classes" if labelled else "nothing"
         raise InputError(f"{spec.task} has {less} to train on", hint="`tuneloop review` labels what is queued.")
     mixed, advice = general.choose(examples, curated.lines, spec.general_share, spec.seed)
-    times = curated.copies
-    names = {one.record_id: one.label for one in queries.labelled(app.workspace.read, spec.task, up_to=spec.up_to)}
-    items = [
-        Item(id=one.id, label=names[one.id], split="train", copies=times.get(one.label, 1)) for one in curated.train
-    ]
-    items += [Item(id=identity, label="", split="train", kind="general") for identity in mixed]
-    items += [Item(id=one.id, label=names[one.id], split="valid") for one in curated.valid]
+    items = chosen_items(app, spec, curated, mixed)
     made = folder / DATASET
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(mode=0o700)
@@ -169,6 +163,17 @@ def _freeze(app: App, spec: FreezeSpec, folder: Path) -> None:
         suspects=[one.id for one in curated.suspects[:NAMED_SUSPECTS]],
     )
     write_json(folder / "result.json", frozen)
+
+
+def chosen_items(app: App, spec: FreezeSpec, curated: curation.Curated, mixed: Sequence[str]) -> list[Item]:
+    """The items of a dataset: what curation has left, and the general examples that are mixed in, by their ids."""
+    times = curated.copies
+    names = {one.record_id: one.label for one in queries.labelled(app.workspace.read, spec.task, up_to=spec.up_to)}
+    items = [
+        Item(id=one.id, label=names[one.id], split="train", copies=times.get(one.label, 1)) for one in curated.train
+    ]
+    items += [Item(id=identity, label="", split="train", kind="general") for identity in mixed]
+    return [*items, *(Item(id=one.id, label=names[one.id], split="valid") for one in curated.valid)]
 
 
 def curated_rows(

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import msgspec
 
-from adapters import planning
+from adapters import objectives, planning
 from adapters.probe import FILE, Probe
-from adapters.specs import Example, TrainSpec, read_json, write_json, write_lines
+from adapters.specs import TrainSpec, read_json, write_json, write_lines
+from loop import general
 from loop.aside import refuse_at_work, run_aside
 from loop.bootstrap import App
-from loop.datasets import hyperparameters, training_spec
+from loop.datasets import freeze_spec, hyperparameters, rendered, training_spec
+from loop.fitting import Item, chosen_items, curated_rows, training_labels
 from loop.serving import base_ref
+from loop.settings import TaskSettings
 from loop.state import Plan
 from store import queries
 from store.errors import InputError, StepError
@@ -39,7 +42,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True):
 def make_plan(
     app: App, task: str, kind: Plan = "standard", *, measure: bool = True, waiting: Callable[[], object] = lambda: None
 ) -> TrainingPlan:
-    """Plan a training on the labels there are, without recording or starting anything.
+    """Plan a training on what curation makes of the labels there are, without recording or starting anything.
 
     Args:
         app: the workspace.
@@ -50,24 +53,25 @@ def make_plan(
 
     Raises:
         InputError: there are no labels to train on.
+        SettingsError: embeddings are wanted and not installed.
         StepError: a step is running (two would slow each other up to five times), or the probe failed.
         ModelError: the base model is missing, or the settings cannot be trained.
     """
     from adapters import methods
 
     rules = app.settings.task(task)
-    rows = queries.labelled(app.workspace.read, task, side="train")
-    if not rows:
-        raise InputError(f"{task} has no labels to train on", hint="`tuneloop review` gives some.")
     if measure:
         refuse_at_work(app, "Wait for it, or plan with --no-probe.")
+    items = _items(app, task, rules, kind)
+    if not items:
+        raise InputError(f"{task} has no labels to train on", hint="`tuneloop review` gives some.")
     base = base_ref(app)
     spec = training_spec(app, rules, base, run_id=f"{task}-run-0", adapter=f"{task}-plan", plan=kind)
     methods.check(spec)
     shape = planning.read_shape(Path(base.path))
     folder = app.workspace.paths.runs / f"{task}-plan"
     try:
-        probe = _probe(app, spec, rows, folder, measure=measure, waiting=waiting)
+        probe = _probe(app, spec, items, folder, measure=measure, waiting=waiting)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     gpu = probe.device.startswith("cuda")
@@ -88,7 +92,7 @@ def make_plan(
 def _probe(
     app: App,
     spec: TrainSpec,
-    rows: list[queries.Labelled],
+    items: list[Item],
     folder: Path,
     *,
     measure: bool,
@@ -97,16 +101,8 @@ def _probe(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     with app.workspace.rendering():
-        texts = {one.record_id: one for one in app.workspace.texts.stored([row.record_id for row in rows])}
-        examples = [
-            Example(
-                id=row.record_id,
-                messages=spec.prompt.messages(one.text, one.said.get(row.label, row.label)),
-                label=row.label,
-            )
-            for row in rows
-            if (one := texts.get(row.record_id)) is not None
-        ]
+        examples = rendered(app, app.settings.task(spec.task), spec, items)["train"]
+        spec = objectives.settle(spec, examples)
         if not measure:
             from adapters.probe import layout
 
@@ -118,6 +114,19 @@ def _probe(
     if failure is not None:
         raise StepError(failure.message, hint=failure.hint)
     return read_json(folder / FILE, Probe)
+
+
+def _items(app: App, task: str, rules: TaskSettings, kind: Plan) -> list[Item]:
+    app.workspace.projections.catch_up()
+    frozen = freeze_spec(app, app.state().task(task), rules, kind, "")
+    labels = training_labels(app, task, frozen.up_to)
+    if not labels:
+        return []
+    exam = [one.record_id for one in queries.labelled(app.workspace.read, task, side="exam", up_to=frozen.up_to)]
+    curated = curated_rows(app, frozen, labels, exam)
+    known = general.read(app.root, frozen.general_file)
+    mixed, _ = general.choose(known, curated.lines, frozen.general_share, frozen.seed)
+    return chosen_items(app, frozen, curated, mixed)
 
 
 _MODULES = {"train": "adapters.probe"}

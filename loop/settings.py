@@ -322,7 +322,9 @@ class TrainingSettings(Section):
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="LoRA: 0 to 0.01; full: 0.01 to 0.1")
     batch_size: int = Field(default=16, ge=1, description="effective")
     micro_batch_size: int = Field(default=8, ge=1, description="examples in memory at once")
-    epochs: float = Field(default=3.0, gt=0, description="at most 3 below 1,000 examples, unless min_steps needs more")
+    epochs: float = Field(
+        default=3.0, gt=0, description="below 1,000 examples more than 3 is warned of; min_steps may need more"
+    )
     min_steps: int = Field(default=60, ge=1, description="optimiser steps; wins over epochs, and the event says so")
     max_steps: int = Field(default=2000, ge=1, description="optimiser steps at most")
     eval_every: int = Field(default=10, ge=1, description="steps between two looks at the validation examples")
@@ -337,6 +339,9 @@ class TrainingSettings(Section):
     seed: int = Field(default=1, ge=0, description="of training")
     threads: int = Field(default=0, ge=0, description="0: all cores")
     samples: int = Field(default=8, ge=0, description="sample outputs kept")
+    abstain_below: float = Field(
+        default=0.0, ge=0, lt=1, description="no answer where the best label is less probable; 0: always answers"
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:0, ...")
     backend: Backend = Field(default="trl", description="trl: here; axolotl, unsloth: see [backends.NAME]")
     launcher: str = Field(default="", description='several processes, e.g. "torchrun --nproc_per_node 2"')
@@ -488,6 +493,8 @@ class TaskSettings(Section):
             raise ValueError(
                 f"training.objective {self.training.objective!r} needs labels: kind {self.kind!r} has none"
             )
+        if self.training.abstain_below:
+            raise ValueError(f"training.abstain_below is a label's probability: kind {self.kind!r} has none")
         if self.training.backend != "trl":
             raise ValueError(f"training.backend {self.training.backend!r} is driven for labels, not for {self.kind!r}")
         return self

@@ -90,6 +90,7 @@ def _finish_training(context: Context, command: cmd.WatchStep, cycle: Cycle, fol
         samples=[
             {
                 "id": one.id,
+                "step": str(one.step),
                 "expected": one.expected,
                 "answered": targets.keep(context.app, command.task, one.id, one.answered) if free else one.answered,
             }

@@ -222,7 +222,7 @@ class TrainingSucceeded(Event, frozen=True, kw_only=True):
     temperature: float
     peak_memory_mb: float
     stopped: str  # why it ended: "steps", "plateau"
-    samples: list[dict[str, str]] = []  # record id, expected, answered
+    samples: list[dict[str, str]] = []  # record id, step, expected, answered
     notes: list[str] = []  # what was done otherwise than asked for, and why
     truncated: int = 0  # examples whose ticket was shortened to fit
     tokens: dict[str, int] = {}  # examples, shortest, median, p95, longest, total, learned

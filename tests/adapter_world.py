@@ -30,10 +30,22 @@ def make_adapter(tiny_model: Path, folder: Path, seed: int, kind: str = "lora", 
     return folder
 
 
-def put_card(folder: Path, tiny_model: Path, *, temperature: float = 1.0, quantisation: str = "fp32") -> Path:
+def put_card(
+    folder: Path,
+    tiny_model: Path,
+    *,
+    temperature: float = 1.0,
+    quantisation: str = "fp32",
+    abstain_below: float = 0.0,
+) -> Path:
     """Say in the folder that the adapter belongs to the tiny model."""
     digest = base_model.digest(tiny_model)
-    write_card(
-        folder, AdapterCard(base_digest=digest, quantisation=quantisation, prompt="p@1", temperature=temperature)
+    card = AdapterCard(
+        base_digest=digest,
+        quantisation=quantisation,
+        prompt="p@1",
+        temperature=temperature,
+        abstain_below=abstain_below,
     )
+    write_card(folder, card)
     return folder

@@ -94,6 +94,8 @@ class History:
             ev.TrainingSucceeded(
                 task=task, run_id=run, artifact=artifact, steps=60, epochs=3.0, seconds=41.0, train_loss=0.9,
                 eval_accuracy=0.75, temperature=1.2, peak_memory_mb=900.0, stopped="steps",
+                samples=[{"id": "rec-001", "step": "20", "expected": "billing", "answered": "urgent"},
+                         {"id": "rec-001", "step": "60", "expected": "billing", "answered": "billing"}],
             ),
             ev.AdapterRegistered(
                 task=task, run_id=run, adapter=adapter, artifact=artifact, control=dataset, method="qlora",

@@ -152,6 +152,20 @@ def test_every_answerer_meets_the_same_exam_under_every_decoding(
     assert (folder / "result.json").stat().st_mtime_ns == before  # done is done
 
 
+def test_an_unsure_adapter_gives_no_answer_below_its_threshold(tiny_model: Path, tmp_path: Path, adapter: Path) -> None:
+    asked = AnswererSpec(name="tickets-v1", kind="adapter", prompt=PROMPT, adapter=str(adapter), decodings=["score"])
+    free = prepare(tiny_model, tmp_path / "runs" / "free", [asked])
+    assert run(free).returncode == 0
+    shares = [max(one.probabilities.values()) for one in read_lines(free / "predictions.jsonl", Prediction)]
+    limit = sorted(shares)[len(shares) // 2]
+    held = [msgspec.structs.replace(asked, abstain_below=limit)]
+    folder = prepare(tiny_model, tmp_path / "runs" / "held", held)
+    assert run(folder).returncode == 0
+    answers = read_lines(folder / "predictions.jsonl", Prediction)
+    assert [one.label is None for one in answers] == [share < limit for share in shares]
+    assert 0 < sum(one.label is None for one in answers) < len(answers)
+
+
 def test_what_is_known_is_not_asked_again(tiny_model: Path, tmp_path: Path, adapter: Path) -> None:
     answerers = [AnswererSpec(name="tickets-v1", kind="adapter", prompt=PROMPT, adapter=str(adapter))]
     alone = prepare(tiny_model, tmp_path / "runs" / "alone", answerers)

@@ -141,6 +141,18 @@ def test_results_keep_hard_items_apart_and_tell_invalid_from_abstained() -> None
     assert result.low < result.accuracy == 0.5 < result.high
 
 
+def test_an_answer_below_the_threshold_is_an_abstention_and_its_probability_still_counts() -> None:
+    told = {"1": ("a", 0.9), "2": (None, 0.6), "3": ("b", 0.9), "4": ("b", 0.9)}  # what is withheld would be right
+    answers = [
+        prediction(item, "v1", "score", label, probabilities={"a": share, "b": 1 - share} if item in "12" else
+                   {"a": 1 - share, "b": share})
+        for item, (label, share) in told.items()
+    ]  # fmt: skip
+    (result,) = metrics.answerer_results(EXAM, answers, {"v1": "adapter"})
+    assert (result.correct, result.abstained, result.invalid) == (3, 1, 0)
+    assert result.ece == pytest.approx((3 * 0.1 + 0.4) / 4)
+
+
 def test_pairs_are_made_under_the_same_decoding_and_a_control_meets_each() -> None:
     answers = [
         *[

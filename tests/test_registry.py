@@ -236,6 +236,7 @@ def test_absurd_sizes(sound: Path) -> None:
         b"\xff",
         b'{"base_digest": "a", "quantisation": "nf4", "prompt": "p", "temperature": 0}',
         b'{"base_digest": "a", "quantisation": "nf4", "prompt": "p", "temperature": "x"}',
+        b'{"base_digest": "a", "quantisation": "nf4", "prompt": "p", "abstain_below": 1}',
         b'{"base_digest": 1, "quantisation": "nf4", "prompt": "p"}',
     ],
 )

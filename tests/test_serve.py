@@ -119,6 +119,21 @@ def test_choices_are_scored_and_come_back_with_calibrated_probabilities(
             assert token.token == wanted.label == token.top_logprobs[0].token
 
 
+def test_an_adapter_whose_best_label_is_below_its_threshold_says_nothing(
+    engine: Running, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = make_adapter(tiny_model, tmp_path_factory.mktemp("unsure") / "v1", 5)
+    scored = expected_scores(tiny_model, put_card(folder, tiny_model), TEXTS)
+    shares = sorted(max(one.probabilities().values()) for one in scored)
+    limit = (shares[0] + shares[-1]) / 2
+    put_card(folder, tiny_model, abstain_below=limit)
+    assert engine.load("unsure-v1", folder).status_code == 200
+    said = [choose(engine.client(), "unsure-v1", text).choices[0].message.content for text in TEXTS]
+    assert said == [one.answer(1.0, limit) or "" for one in scored]
+    assert "" in said and any(said)
+    engine.http.post("/v1/unload_lora_adapter", json={"lora_name": "unsure-v1"})
+
+
 def test_vllm_s_older_spelling_of_choices_is_understood(engine: Running) -> None:
     answer = ask(engine.client(), "base", "charged twice", extra_body={"guided_choice": LABELS})
     assert answer.choices[0].message.content in LABELS and answer.choices[0].logprobs is None

@@ -17,6 +17,7 @@ from adapters import methods
 from adapters.metrics import mcnemar_exact
 from adapters.specs import ExamItem, Prediction
 from loop import intake
+from loop.auditing import audit_labels
 from loop.bootstrap import App, open_app
 from loop.cli.main import main
 from loop.cli.sweep import print_sweep, toml_lines
@@ -382,6 +383,9 @@ def test_a_plan_makes_a_few_real_steps_and_leaves_nothing(tmp_path: Path, tiny_m
     with open_app(root, env={}) as app:
         app.workspace.projections.catch_up()
         plan = make_plan(app, "t")
+        curated = audit_labels(app, "t")
+        mixed = sum(one.count for one in curated.curation if one.step == "general")
+        assert mixed > 0 and plan.probe.examples == curated.train + mixed
         assert plan.probe.step_seconds > 0 and plan.seconds > 0 and plan.fits
         assert left_behind(app) == []
         (tiny := tmp_path / "broken").mkdir()

@@ -98,7 +98,7 @@ def succeeded(run_id: str, artifact: str, steps: int) -> ev.TrainingSucceeded:
         task="tickets", run_id=run_id, artifact=artifact, steps=steps, epochs=2.5, seconds=61.0, train_loss=1.1,
         eval_accuracy=0.8, temperature=1.3, peak_memory_mb=900.0, stopped="steps",
         samples=[
-            {"id": "r1", "expected": "urgent", "answered": "urgent"},
+            {"id": "r1", "step": "20", "expected": "urgent", "answered": "urgent"},
             {"id": "r3", "expected": "urgent", "answered": "billing"},
         ],
     )  # fmt: skip
@@ -336,8 +336,8 @@ def test_a_log_as_offline_runs(workspace: Workspace) -> None:
     assert rows[11]["samples._type"] == "table-file"
     (table,) = sessions(workspace, first)[0].glob("files/media/table/*.json")
     assert json.loads(table.read_text()) == {
-        "columns": ["record", "expected", "answered", "correct"],
-        "data": [["r1", "urgent", "urgent", True], ["r3", "urgent", "billing", False]],
+        "columns": ["record", "step", "expected", "answered", "correct"],
+        "data": [["r1", "20", "urgent", "urgent", True], ["r3", "", "urgent", "billing", False]],
         **{name: value for name, value in json.loads(table.read_text()).items() if name not in ("columns", "data")},
     }
     (run,) = read(workspace, first, "run")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import make_tiny_model
 from train_world import PROMPT, example, training_folder
 
 from adapters import base_model
@@ -65,7 +66,10 @@ def test_a_run_gives_a_plain_peft_adapter_and_says_how_it_went(
     assert result.epoch_cap_exceeded
     assert result.trainable_parameters > 0
     assert result.peak_memory_mb > 100
-    assert [sample.id for sample in result.samples] == ["t100", "t101"]
+    # of each evaluation, so that people see how answers change
+    assert [(sample.step, sample.id) for sample in result.samples] == [
+        (step, name) for step in (5, 10, 15, 20) for name in ("t100", "t101")
+    ]
 
     lines = read_lines(folder / "metrics.jsonl", Metric)
     losses = [line.loss for line in lines if line.loss is not None]
@@ -193,6 +197,39 @@ def test_long_tickets_are_shortened_and_counted(tiny_model: Path, tmp_path: Path
     assert read_json(folder / "result.json", TrainResult).truncated == 1
 
 
+def _losses(folder: Path) -> list[float]:
+    return [line.loss for line in read_lines(folder / "metrics.jsonl", Metric) if line.loss is not None]
+
+
+def test_a_model_that_cannot_be_packed_is_trained_on_padded_batches_and_it_is_said(
+    tmp_path: Path, stopping: Stopping, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for name, window in (("packed", None), ("padded", 1000)):  # wider than any example: it changes no number
+        make_tiny_model(tmp_path / name, family="mistral", sliding_window=window)
+        folder = training_folder(tmp_path / f"{name}-run", tmp_path / name, quantisation="fp32", max_steps=4)
+        train(folder, stopping)
+        found.append((_losses(folder), read_json(folder / "result.json", TrainResult).notes))
+    (ours, silent), (theirs, told) = found
+    assert silent == [] and "padded batches" in told[0] and "sliding window" in told[0]
+    assert "training on padded batches: its attention has a sliding window" in capfd.readouterr().err
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.parametrize("quantisation", ["fp32", "nf4"])
+def test_recomputing_activations_changes_no_loss(
+    quantisation: str, tiny_model: Path, tmp_path: Path, stopping: Stopping
+) -> None:
+    curves = []
+    for again in (False, True):
+        folder = training_folder(
+            tmp_path / f"r{again}", tiny_model, quantisation=quantisation, max_steps=4, gradient_checkpointing=again
+        )
+        train(folder, stopping)
+        curves.append(_losses(folder))
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4 if quantisation == "fp32" else 0.02)
+
+
 def test_it_starts_from_another_adapter(tiny_model: Path, tmp_path: Path, stopping: Stopping) -> None:
     first = training_folder(tmp_path / "r1", tiny_model, max_steps=4, samples=0)
     train(first, stopping)
@@ -214,7 +251,7 @@ def test_its_losses_are_those_of_trl_on_padded_batches(tiny_model: Path, tmp_pat
 
     folder = training_folder(tmp_path / "r1", tiny_model, quantisation="fp32", max_steps=6, valid=0, samples=0)
     train(folder, stopping)
-    ours = [line.loss for line in read_lines(folder / "metrics.jsonl", Metric) if line.loss is not None]
+    ours = _losses(folder)
 
     spec = read_json(folder / "spec.json", TrainSpec)
     model, tokenizer = base_model.load(spec.base, "cpu", training=True)

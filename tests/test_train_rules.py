@@ -53,7 +53,14 @@ class TestPlan:
         spec = _spec(micro_batch_size=micro, epochs=epochs)
         planned = plan(spec, examples)
         assert min(spec.min_steps, spec.max_steps) <= planned.steps <= spec.max_steps
-        assert planned.epoch_cap_exceeded == (planned.steps > math.ceil(epochs * planned.an_epoch))
+        allowed = min(epochs, 3) if examples < 1000 else epochs
+        assert planned.epoch_cap_exceeded == (planned.steps > math.ceil(allowed * planned.an_epoch))
+
+    def test_more_than_three_epochs_of_few_examples_are_warned_of(self) -> None:
+        forced = plan(_spec(epochs=5, min_steps=1), 999)
+        assert forced.epoch_cap_exceeded and "5 epochs over 999 examples" in forced.notes[0]
+        for planned in (plan(_spec(epochs=5, min_steps=1), 1000), plan(_spec(epochs=3, min_steps=1), 999)):
+            assert not planned.epoch_cap_exceeded and not planned.notes
 
 
 class TestSteering:

@@ -163,6 +163,7 @@ def _calibrated(adapter: Path, spec: TrainSpec, valid: Sequence[Example], shorte
             quantisation=spec.base.quantisation,
             prompt=spec.prompt.name,
             temperature=warmth,
+            abstain_below=spec.abstain_below,
             labels=spec.labels,
         ),
     )

@@ -73,9 +73,9 @@ def show_one(
     _print_values({name: value for name, value in row.items() if name != "text"})
     if kind == "evaluation" and row["verdict"]:
         print_verdict(row)
-    for sample in samples:
-        say(styled(f"wanted for {brief(sample['id'])}: ", "dim"), plain(sample["expected"]))
-        say(styled("written: ", "dim"), plain(sample["answered"]))
+    if samples:
+        shown = [(one["step"], brief(one["id"]), plain(one["expected"]), plain(one["answered"])) for one in samples]
+        show(table(["step", "record", "wanted", "written"], shown, right=["step"], free=["wanted", "written"]))
     say()
     lines = [(one.position, when(one.recorded_at), one.type, words.line(one.event)) for one in past]
     show(table(["#", "when", "type", "what"], lines, right=["#"], free=["what"], least=["when", "#"]))
@@ -196,17 +196,17 @@ def _print_values(values: dict[str, Any]) -> None:
 
 
 def _samples(app: App, past: Sequence[Recorded]) -> list[dict[str, str]]:
-    """What a training's adapter wrote in free words, beside what was wanted."""
+    """What a training's adapter wrote at each evaluation, beside what was wanted."""
     from loop import targets
+
+    def said(sample: dict[str, str], name: str) -> str:
+        value = sample.get(name, "")
+        return (targets.words(app, sample["id"], value) or "") if is_seal(value) else value
 
     done = [one.event for one in past if isinstance(one.event, TrainingSucceeded)]
     return [
-        {
-            "id": sample["id"],
-            **{name: targets.words(app, sample["id"], sample[name]) or "" for name in ("expected", "answered")},
-        }
-        for sample in (done[-1].samples if done else [])
-        if is_seal(sample.get("expected"))
+        {"id": one["id"], "step": one.get("step", ""), **{name: said(one, name) for name in ("expected", "answered")}}
+        for one in (done[-1].samples if done else [])
     ]
 
 

@@ -42,6 +42,8 @@ def _print(plan: TrainingPlan) -> None:
     say(f"{plan.trainable:,} trainable parameters of {plan.parameters:,} ({share:.2%})")
     cut = f", {found.shortened} tickets shortened" if found.shortened else ""
     say(f"{found.examples} examples, the longest of {found.longest} tokens{cut}; micro-batches up to {found.tokens}")
+    for note in found.notes:
+        say(styled(note, "yellow"))
     rows = [(words, _size(getattr(plan.memory, part))) for part, words in WORDS.items()]
     show(table(["memory", "estimate"], [*rows, ("together", _size(plan.memory.total))], right=["estimate"]))
     if found.peak:
