@@ -330,7 +330,8 @@ def training_spec(
     if plan == "gentle":
         chosen["learning_rate"] *= rules.trigger.gentle_rate_factor
     if plan == "overnight":
-        chosen["rank"] = rules.trigger.overnight_rank
+        rank = max(chosen["rank"], rules.trigger.overnight_rank)
+        chosen |= {"rank": rank, "alpha": round(chosen["alpha"] * rank / chosen["rank"])}
     spec = TrainSpec(
         run_id=run_id,
         task=run_id.rpartition("-run-")[0],

@@ -120,5 +120,9 @@ def test_an_overnight_run_is_asked_to_train_a_higher_rank(tmp_path: Path) -> Non
     with open_app(make(tmp_path / "w"), env={}) as app:
         rules, base = app.settings.task("tickets"), BaseModelRef(path="", digest="")
         named = {"run_id": "tickets-run-1", "adapter": "tickets-v1"}
-        ranks = [training_spec(app, rules, base, **named, plan=plan).rank for plan in ("standard", "overnight")]
-    assert ranks == [rules.training.rank, rules.trigger.overnight_rank] and ranks[1] > ranks[0]
+        specs = [training_spec(app, rules, base, **named, plan=plan) for plan in ("standard", "overnight")]
+        high = rules.model_copy(update={"training": rules.training.model_copy(update={"rank": 64, "alpha": 128})})
+        kept = training_spec(app, high, base, **named, plan="overnight")
+    assert [one.rank for one in specs] == [rules.training.rank, rules.trigger.overnight_rank]
+    assert specs[1].rank > specs[0].rank and specs[1].alpha / specs[1].rank == specs[0].alpha / specs[0].rank
+    assert (kept.rank, kept.alpha) == (64, 128), "a rank that is higher already stays"
