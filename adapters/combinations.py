@@ -1,11 +1,15 @@
-"""What goes together: methods, targets, objectives and the base's quantisation. Pure, no torch.
+"""What goes together: methods, targets, objectives and the base's quantisation. No torch; of files only the one that a
+launcher names is looked at.
 
 Settings are checked by it when they are read, and a training checks its spec again before it loads anything.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
+from itertools import pairwise
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -119,13 +123,22 @@ def _objective(choice: Choice, quantisation: Quantisation) -> Refusal | None:
 
 
 def processes(launcher: str) -> int:
-    """How many processes a launcher's words ask for: accelerate's --num_processes, torchrun's --nproc_per_node; 0 where
-    they do not say."""
-    words = shlex.split(launcher.replace("=", " ").replace("-", "_"))
+    """How many processes a launcher's words ask for: accelerate's --num_processes, torchrun's --nproc_per_node, or
+    `num_processes` in the file of accelerate's --config_file; 0 where they do not say."""
+    given: dict[str, str] = {}
+    words = [part for word in shlex.split(launcher) for part in (word.split("=", 1) if word[:2] == "--" else [word])]
+    for flag, value in pairwise(words):
+        given.setdefault(flag.replace("-", "_"), value)
     for name in ("__num_processes", "__nproc_per_node"):
-        if name in words[:-1] and words[words.index(name) + 1].isdigit():
-            return int(words[words.index(name) + 1])
-    return 0
+        if given.get(name, "").isdigit():
+            return int(given[name])
+    if "__config_file" not in given:
+        return 0
+    try:
+        found = re.search(r"(?m)^num_processes:\s*(\d+)\s*$", Path(given["__config_file"]).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return 0
+    return int(found[1]) if found else 0
 
 
 def _backend(choice: Choice, quantisation: Quantisation) -> Refusal | None:
@@ -138,7 +151,8 @@ def _backend(choice: Choice, quantisation: Quantisation) -> Refusal | None:
             return Refusal(
                 "launcher",
                 "it must say how many processes it starts, so that micro-batches of all of them make up the batch",
-                "Add --num_processes N, with N times `micro_batch_size` dividing `batch_size`.",
+                "Add --num_processes N, or --config_file FILE that has num_processes; N times `micro_batch_size` must "
+                "divide `batch_size`.",
             )
     if choice.backend == "trl":
         return None
