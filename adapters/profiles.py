@@ -24,8 +24,8 @@ METHODS: Mapping[Method, Mapping[str, Any]] = {
 OBJECTIVES: Mapping[Objective, Mapping[str, Any]] = {
     "sft": {},
     "dpo": {"learning_rate": 5e-5, "beta": 0.1},
-    "grpo": {"learning_rate": 5e-5, "beta": 0.0, "batch_size": 32, "micro_batch_size": 32},
-    "rloo": {"learning_rate": 5e-5, "beta": 0.05, "batch_size": 32, "micro_batch_size": 32},
+    "grpo": {"learning_rate": 1e-4, "beta": 0.0, "batch_size": 64, "micro_batch_size": 64, "min_steps": 200},
+    "rloo": {"learning_rate": 1e-4, "beta": 0.05, "batch_size": 64, "micro_batch_size": 64, "min_steps": 200},
 }
 PROFILES: Mapping[Profile, Mapping[str, Any]] = {
     "standard": {},  # rank 16
