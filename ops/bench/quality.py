@@ -35,8 +35,9 @@ sys.path.append(str(Path(__file__).parent))  # last: store.py there is a bench, 
 
 import levers
 
-from adapters import base_model
+from adapters import base_model, profiles
 from adapters.bank import Bank
+from adapters.combinations import LORA
 from adapters.control import Control
 from adapters.metrics import wilson
 from adapters.scoring import Scorer
@@ -132,11 +133,12 @@ def trained(
         folder = Path(scratch)
         spec = TrainSpec(
             run_id="quality", task="quality", adapter="quality-v1", labels=labels, prompt=prompt, method=method,
-            base=base_model.reference(base, quantisation), learning_rate=options.rate, min_steps=options.steps,
+            base=base_model.reference(base, quantisation), min_steps=options.steps,
             max_steps=options.steps, micro_batch_size=8, eval_every=10_000, checkpoint_every=10_000, samples=0,
             seed=seed,
         )  # fmt: skip
-        spec = msgspec.structs.replace(spec, **json.loads(options.set))
+        usual = {"learning_rate": options.rate} if method in LORA else profiles.METHODS[method]
+        spec = msgspec.structs.replace(spec, **{**usual, **json.loads(options.set)})
         write_json(folder / "spec.json", spec)
         rows = [
             Example(
@@ -201,7 +203,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[4, 12, 50])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--methods", nargs="*", default=["qlora"])
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=1e-3, help="of LoRA; other methods have theirs, or that of --set")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--test", type=int, default=240)
     parser.add_argument("--base", default="")
