@@ -16,7 +16,7 @@ from adapters.backends import launched
 from adapters.encode import encode
 from adapters.fused import pack_log_probs
 from adapters.packed import TREE, can_pack
-from adapters.specs import Example, SampleOutput, TrainSpec
+from adapters.specs import Example, TrainSpec
 from adapters.trainer import LabelledPrompts, PackedCollator, PackedTrainer, Steered, Watch
 
 
@@ -58,7 +58,7 @@ def make(
     data: Rows,
     held: LabelledPrompts,
     watch: Watch,
-    write: Callable[[Any], list[SampleOutput]] | None = None,
+    write: Callable[[Steered], None] | None = None,
 ) -> Steered:
     """The trainer of `spec.objective`.
 

@@ -8,6 +8,7 @@ environment or on another machine:
     valid.jsonl         one Example a line          (training; may be empty)
     exam.jsonl          one ExamItem a line         (evaluation)
     metrics.jsonl       one Metric a line, appended by the child while it works
+    samples.jsonl       one SampleOutput a line, appended at each evaluation of a training
     checkpoints/        checkpoint-N folders, each complete only once its COMPLETE file exists
     adapter/            a plain PEFT folder; after full fine-tuning a whole model (training)
     predictions.jsonl   one Prediction a line       (evaluation)
@@ -107,7 +108,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     gradient_checkpointing: bool = False  # less memory, about a third more time
     seed: int = 1
     threads: int = 0  # 0: all cores
-    samples: int = 8  # sample outputs kept at the end; of each evaluation before it the first three
+    built_in: bool = False  # whether the base is the built-in model, which has defaults of its own
+    samples: int = 8  # sample outputs kept at the end; of evaluations before it the first three
     abstain_below: float = 0.0  # what the adapter's card says: a best label of less probability is no answer
     init_adapter: str = ""  # warm start from this folder
     device: str = "auto"

@@ -109,7 +109,7 @@ class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     config: dict[str, Any]
     rows: list[tuple[int, Row]]  # optimiser step, ascending
-    samples: list[dict[str, str]]  # {"id", "expected", "answered"}
+    samples: list[dict[str, str]]  # {"id", "step", "expected", "answered"}
     samples_at: int  # the step of the row that carries them; -1: not yet
     summary: dict[str, Any]
     artifact: str  # address; empty: none yet

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from adapters import base_model, methods, objectives
+from adapters import base_model, methods, objectives, samples
 from adapters.backends import launched
 from adapters.calibration import temperature
 from adapters.child import Journal, Stopping, Threads, Unrecoverable, peak_memory_mb, run
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from adapters.trainer import LabelledPrompts, Steered
 
 
-SAMPLES_EACH = 3  # sample outputs of an evaluation during training; each costs a prompt and an answer
-SAMPLE_TOKENS = 64  # of such an answer, at most
 FEW = 1000  # examples; below them more than FEW_EPOCHS memorises
 FEW_EPOCHS = 3.0
 
@@ -62,10 +60,11 @@ def plan(spec: TrainSpec, examples: int) -> Plan:
     """
     batches = math.ceil(objectives.count(spec, examples) / spec.micro_batch_size)
     an_epoch = max(1, math.ceil(batches / (spec.batch_size // spec.micro_batch_size)))
-    forced = examples < FEW and spec.epochs > FEW_EPOCHS
     steps = min(max(math.ceil(spec.epochs * an_epoch), spec.min_steps, 1), spec.max_steps)
     cap = max(1, math.ceil(min(spec.epochs, FEW_EPOCHS if examples < FEW else spec.epochs) * an_epoch))
-    warning = f"{spec.epochs:g} epochs over {examples} examples: beyond {FEW_EPOCHS:g} below {FEW:,} a model memorises"
+    forced = steps > max(cap, spec.min_steps)  # not by the minimum of steps, which has a reason of its own
+    ran = f"{steps / an_epoch:.3g} epochs over {examples} examples"
+    warning = f"{ran}, as `epochs` asks: beyond {FEW_EPOCHS:g} below {FEW:,} examples a model memorises"
     return Plan(steps, an_epoch, cap, [warning] if forced else [])
 
 
@@ -102,7 +101,9 @@ def train(folder: Path, stopping: Stopping) -> None:
 
     checkpoints = folder / "checkpoints"
     resumed = forget_unfit(checkpoints)
-    journal = Journal(folder if launched.rank() == 0 else launched.scratch(), resume_at=resumed)
+    place = folder if launched.rank() == 0 else launched.scratch()
+    journal = Journal(place, resume_at=resumed)
+    samples.resume(place, resumed)
     journal.write(Metric(phase="loading"))
     model, tokenizer = base_model.load(spec.base, spec.device, training=True)
     model = methods.adapt(model, tokenizer, spec)
@@ -114,8 +115,9 @@ def train(folder: Path, stopping: Stopping) -> None:
     watch = Watch(journal, threads, stopping, planned.steps, warmup)
     shown = (valid or [one for one in examples if one.kind == "task"])[: spec.samples]
 
-    def write(trainer: Steered) -> list[SampleOutput]:
-        return _samples(trainer, tokenizer, spec, shown[:SAMPLES_EACH], most=SAMPLE_TOKENS)
+    def write(trainer: Steered) -> None:
+        written = _samples(trainer, tokenizer, spec, shown[: samples.EACH], most=samples.TOKENS)
+        samples.add(place, trainer.state.global_step, written)
 
     trainer = make(spec, checkpoints, planned.steps, warmup, model, tokenizer, data, held, watch, write)
     reached("train.loaded")
@@ -142,10 +144,7 @@ def train(folder: Path, stopping: Stopping) -> None:
     accuracy = _accuracy(scores, held)
     warmth = temperature(scores, held.targets, enough=spec.min_valid)
     journal.write(Metric(step=steps, of=planned.steps, eval_accuracy=accuracy, phase="sampling"))
-    samples = [
-        *(one for one in trainer.steering.samples if one.step != best),
-        *(msgspec.structs.replace(one, step=best) for one in _samples(trainer, tokenizer, spec, shown)),
-    ]
+    written = _samples(trainer, tokenizer, spec, shown)
     card = AdapterCard(
         base_digest=spec.base.digest,
         quantisation=spec.base.quantisation,
@@ -174,7 +173,7 @@ def train(folder: Path, stopping: Stopping) -> None:
             epoch_cap_exceeded=steps > planned.cap,
             resumed_from=resumed,
             eval_accuracy=accuracy,
-            samples=samples,
+            samples=samples.spread(read_lines(folder / samples.FILE, SampleOutput), written, best),
             objective=spec.objective,
             notes=notes,
         ),

@@ -19,7 +19,7 @@ from trl import SFTTrainer
 from adapters import checkpoints, methods
 from adapters.child import Journal, Stopping, Threads, Unrecoverable, trim_memory
 from adapters.packed import can_pack, label_log_likelihoods, pack
-from adapters.specs import Metric, SampleOutput, read_json, write_json
+from adapters.specs import Metric, read_json, write_json
 from store.errors import StepError
 from store.kill_points import reached
 
@@ -49,7 +49,6 @@ class Steering(msgspec.Struct, frozen=True, kw_only=True):
     best_loss: float = 1e300  # JSON knows no infinity
     waited: int = 0  # evaluations without a rise of accuracy
     stopped: bool = False
-    samples: list[SampleOutput] = []  # what was written at each of them
 
 
 def steer(now: Steering, step: int, accuracy: float, loss: float, *, patience: int, earliest: int) -> Steering:
@@ -62,8 +61,7 @@ def steer(now: Steering, step: int, accuracy: float, loss: float, *, patience: i
     rose = accuracy > now.best_accuracy
     better = rose or (accuracy == now.best_accuracy and loss < now.best_loss)
     waited = 0 if rose or step < earliest else now.waited + 1
-    return msgspec.structs.replace(
-        now,
+    return Steering(
         best_step=step if better else now.best_step,
         best_accuracy=accuracy if better else now.best_accuracy,
         best_loss=loss if better else now.best_loss,
@@ -92,7 +90,7 @@ class Steered(Trainer):
         valid: what `evaluate` scores; None: it is not called.
         steered: whether validation is large enough to choose the checkpoint and to stop early.
         patience, earliest: see `steer`.
-        write: what the model writes for a few examples; called at each evaluation and kept.
+        write: called at each evaluation, to keep what the model writes for a few examples.
     """
 
     def __init__(
@@ -102,7 +100,7 @@ class Steered(Trainer):
         steered: bool = False,
         patience: int = 3,
         earliest: int = 0,
-        write: Callable[[Any], list[SampleOutput]] | None = None,
+        write: Callable[[Steered], None] | None = None,
         **options: Any,
     ) -> None:
         model = options["model"]
@@ -170,8 +168,7 @@ class Steered(Trainer):
             if self.steering.best_step == step:
                 self._save_best(step)
         if self._write is not None:
-            written = [msgspec.structs.replace(one, step=self.state.global_step) for one in self._write(self)]
-            self.steering = msgspec.structs.replace(self.steering, samples=[*self.steering.samples, *written])
+            self._write(self)
         found = {f"{metric_key_prefix}_loss": loss}
         if not valid.written:
             found[f"{metric_key_prefix}_accuracy"] = accuracy

@@ -22,6 +22,7 @@ import msgspec
 
 from adapters import checkpoints
 from adapters.child import PARENT
+from adapters.samples import FILE as SAMPLES
 from adapters.specs import Metric, StepFailure, TrainResult, read_json, read_lines, write_json
 from store.disk import has_room
 from store.errors import StepError
@@ -41,7 +42,7 @@ MODULES: Mapping[str, str] = {
     "judge": "loop.judging",
 }
 # what holds or may echo customer text: examples, tickets, generated words, and the prompt's own examples
-TEXT_FILES = ("train.jsonl", "valid.jsonl", "exam.jsonl", "given.jsonl", "predictions.jsonl", "spec.json")
+TEXT_FILES = ("train.jsonl", "valid.jsonl", "exam.jsonl", "given.jsonl", "predictions.jsonl", "spec.json", SAMPLES)
 LOCK = "lock"
 _HUB = ("HF_", "HUGGING")
 # which keys of the environment a step gets, by the beginning of their names

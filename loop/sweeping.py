@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from adapters.samples import FILE as SAMPLES
 from adapters.specs import EvalSpec
 from loop import traces
 from loop.asking import ANSWERS
@@ -152,6 +153,8 @@ def _changes(name: str, ids: set[str], victims: Sequence[Victim]) -> Change | No
         return lambda data: _lines(data, victims, lambda value: _parts_unsaid(value, ids))
     if name == "spec.json":
         return lambda data: _spec(data, victims)
+    if name == SAMPLES:
+        return lambda data: _lines(data, victims, lambda value: _unsaid(value, ids, "answered"))
     if name == "result.json":
         return lambda data: _result(data, ids)
     return None

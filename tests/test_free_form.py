@@ -10,7 +10,7 @@ import pytest
 from erase_world import files_with, salts, traces_of
 from free_world import SCHEMA, build, opened, ours, take
 
-from adapters.specs import ExamItem, Example, Prediction, write_lines
+from adapters.specs import ExamItem, Example, Prediction, SampleOutput, write_lines
 from loop import actions, chats, erasing, exchange, surveying
 from loop.asking import Given, Part
 from loop.evaluations import exam_items
@@ -226,6 +226,10 @@ def test_erasing_reaches_what_steps_have_of_the_words(root: Path) -> None:
             "samples": [{"id": one, "expected": "s", "answered": "odd words"}, {"id": other, "answered": "fine"}]
         }
         (runs / "replies-run-1" / "result.json").write_text(json.dumps(samples))
+        early = [SampleOutput(id=who, expected="s", answered=f"early words {n}", step=10)
+                 for n, who in enumerate((one, other))]  # fmt: skip
+        write_lines(runs / "replies-run-1" / "samples.jsonl", early)
+        write_lines(runs / "replies-run-1" / "samples.jsonl.tmp", early[:1])
         look = runs / "replies-v1-look-1"
         write_lines(look / "exam.jsonl", [ExamItem(id=one, text=LETTER, label="target:x", target=KIND_WORDS)])
         said = [Prediction(id=who, answerer="v1", decoding="generate", label=None, raw=f"odd answer {n}")
@@ -236,9 +240,9 @@ def test_erasing_reaches_what_steps_have_of_the_words(root: Path) -> None:
         ]
         write_lines(runs / "replies-v1-look-1-asking" / "answers.jsonl", parts)
         erasing.erase(app, surveying.survey(app, [one]), actor="kim")
-    for gone in (KIND_WORDS, "odd words", "odd answer 0", "odd remote 0"):
+    for gone in (KIND_WORDS, "odd words", "odd answer 0", "odd remote 0", "early words 0"):
         assert traces_of(root, gone) == [], gone
-    for left in ("On its way", "fine", "odd answer 1", "odd 1"):
+    for left in ("On its way", "fine", "odd answer 1", "odd 1", "early words 1"):
         assert traces_of(root, left), left
 
 
