@@ -76,12 +76,13 @@ def settle(spec: TrainSpec, examples: Sequence[Example]) -> TrainSpec:
 
 def fall_back(spec: TrainSpec, reason: str) -> TrainSpec:
     """The same training by sft from the base model. Values that the objective's column gave give way to sft's."""
-    plain = {**profiles.METHODS[spec.method], **profiles.PROFILES[spec.profile]}
     own = TrainSpec.__struct_defaults__
-    names = TrainSpec.__struct_fields__[-len(own) :]
-    usual = {**dict(zip(names, own, strict=True)), **plain}
-    column = profiles.OBJECTIVES[spec.objective]
-    changed = {name: usual[name] for name, value in column.items() if getattr(spec, name) == value}
+    fields = dict(zip(TrainSpec.__struct_fields__[-len(own) :], own, strict=True))
+    before = {**fields, **profiles.defaults(spec.method, spec.objective, spec.profile, built_in=spec.built_in)}
+    after = {**fields, **profiles.defaults(spec.method, "sft", spec.profile, built_in=spec.built_in)}
+    changed = {
+        name: value for name, value in after.items() if value != before[name] and getattr(spec, name) == before[name]
+    }
     note = f"trained by sft instead of {spec.objective}: {reason}"
     return msgspec.structs.replace(spec, objective="sft", init_adapter="", notes=[*spec.notes, note], **changed)
 

@@ -2,8 +2,9 @@
 
 `[tasks.NAME.training]` says `method`, `objective` and `profile`; what it does not say itself comes from here, and all
 of it is recorded with the run. The columns for full fine-tuning and for LoRA and QLoRA and the advice on rank are
-those of docs/methods.md; soft prompts and IA3 need far higher rates because they have a thousandth of the parameters,
-preferences and rewards lower ones because they begin from an adapter that already answers.
+those of docs/methods.md, meant for models of billions of parameters; the built-in one has values of its own. Soft
+prompts and IA3 need far higher rates because they have a thousandth of the parameters, preferences and rewards lower
+ones because they begin from an adapter that already answers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from adapters.combinations import LORA
 from adapters.specs import Method, Objective, Profile
 
 METHODS: Mapping[Method, Mapping[str, Any]] = {
@@ -21,6 +23,8 @@ METHODS: Mapping[Method, Mapping[str, Any]] = {
     "prompt": {"learning_rate": 1e-2},
     "ia3": {"learning_rate": 1e-2},
 }
+# of the built-in model, for LoRA by sft: 135M parameters learn little in 60 steps at 2e-4 (docs/benchmarks.md)
+BUILT_IN: Mapping[str, Any] = {"learning_rate": 1e-3, "min_steps": 120}
 OBJECTIVES: Mapping[Objective, Mapping[str, Any]] = {
     "sft": {},
     "dpo": {"learning_rate": 5e-5, "beta": 0.1},
@@ -34,10 +38,20 @@ PROFILES: Mapping[Profile, Mapping[str, Any]] = {
 }
 
 
-def defaults(method: Any, objective: Any, profile: Any) -> dict[str, Any]:
+def of_built_in(method: Any, objective: Any) -> dict[str, Any]:
+    """What the built-in model has otherwise than the columns."""
+    return dict(BUILT_IN) if isinstance(method, str) and method in LORA and objective == "sft" else {}
+
+
+def defaults(method: Any, objective: Any, profile: Any, *, built_in: bool = False) -> dict[str, Any]:
     """Values for what is not set, by field of the training settings. Unknown names give none: they are refused where
-    fields are checked."""
-    found: dict[str, Any] = {}
+    fields are checked.
+
+    Args:
+        method, objective, profile: as they are named in the settings.
+        built_in: whether the base is the built-in model.
+    """
+    found = of_built_in(method, objective) if built_in else {}
     tables: list[tuple[Mapping[Any, Mapping[str, Any]], Any]] = [
         (METHODS, method),
         (OBJECTIVES, objective),

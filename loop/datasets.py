@@ -339,6 +339,7 @@ def training_spec(
         labels=rules.labels,
         prompt=training_prompt(app, rules),
         base=base,
+        built_in=not app.settings.model.base,
         backend_python=app.settings.backends[rules.training.backend].python if rules.training.backend != "trl" else "",
         **chosen,
     )

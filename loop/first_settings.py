@@ -9,8 +9,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from adapters.profiles import defaults
 from loop.balance import Kind
-from loop.settings import GATE_THRESHOLDS, PREFIX, NotifyEvent, Settings, TaskSettings
+from loop.settings import GATE_THRESHOLDS, PREFIX, NotifyEvent, Settings, TaskSettings, TrainingSettings
 
 OF_LABELS = frozenset(("max_recall_drop", "max_invalid"))  # thresholds that answers in free words begin without
 _BACKENDS_EXAMPLE = [
@@ -69,7 +70,8 @@ def default_toml(
     for name, field in TaskSettings.model_fields.items():
         section = _section(field)
         if section is not None:
-            lines += ["", f"[tasks.{task}.{name}]", *_section_lines(section, given.get(name, {}))]
+            shown = _usual_training(given) if section is TrainingSettings else {}
+            lines += ["", f"[tasks.{task}.{name}]", *_section_lines(section, given.get(name, {}), shown)]
     return "\n".join(lines) + "\n"
 
 
@@ -78,7 +80,17 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def _section_lines(section: type[BaseModel] | None, given: Mapping[str, Any]) -> list[str]:
+def _usual_training(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    training = given.get("training", {})
+    fields = TrainingSettings.model_fields
+    named = [training.get(name, fields[name].default) for name in ("method", "objective", "profile")]
+    return defaults(*named, built_in=not given.get("model", {}).get("base"))
+
+
+def _section_lines(
+    section: type[BaseModel] | None, given: Mapping[str, Any], shown: Mapping[str, Any] = {}
+) -> list[str]:
+    """`shown` are defaults that are not the fields' own."""
     lines = []
     for name, field in section.model_fields.items() if section else ():
         if _section(field) is not None:
@@ -88,7 +100,7 @@ def _section_lines(section: type[BaseModel] | None, given: Mapping[str, Any]) ->
         elif field.default is None or field.is_required():
             text = f"# {name} ="
         else:
-            text = f"# {name} = {_toml(field.default)}"
+            text = f"# {name} = {_toml(shown.get(name, field.default))}"
         lines.append(f"{text:<40}  # {field.description}")
     return lines
 

@@ -8,6 +8,7 @@ Every field carries its own description, from which `loop.first_settings` writes
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import tomllib
@@ -38,7 +39,7 @@ from pydantic_settings import (
 from adapters.combinations import refusal
 from adapters.fields import Schema, read_schema
 from adapters.free_form import Metric
-from adapters.profiles import defaults
+from adapters.profiles import defaults, of_built_in
 from adapters.specs import Backend, Method, Objective, Profile, Targets
 from loop.balance import Kind
 from loop.manners import parse_window
@@ -317,7 +318,9 @@ class TrainingSettings(Section):
     imitation: float = Field(default=1.0, ge=0, description="weight of the label's own loss beside dpo's")
     generations: int = Field(default=8, ge=2, description="answers to each prompt that grpo and rloo compare")
     sampling_temperature: float = Field(default=1.0, gt=0, le=5, description="of these answers")
-    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="peak, cosine schedule; by method if not set")
+    learning_rate: float = Field(
+        default=2e-4, gt=0, le=1, description="peak, cosine; not set: 2e-4, built-in model 1e-3, else by method"
+    )
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="LoRA: 0 to 0.01; full: 0.01 to 0.1")
     batch_size: int = Field(default=16, ge=1, description="effective")
@@ -325,7 +328,7 @@ class TrainingSettings(Section):
     epochs: float = Field(
         default=3.0, gt=0, description="below 1,000 examples more than 3 is warned of; min_steps may need more"
     )
-    min_steps: int = Field(default=60, ge=1, description="optimiser steps; wins over epochs, and the event says so")
+    min_steps: int = Field(default=60, ge=1, description="wins over epochs, and the event says so; built-in model: 120")
     max_steps: int = Field(default=2000, ge=1, description="optimiser steps at most")
     eval_every: int = Field(default=10, ge=1, description="steps between two looks at the validation examples")
     checkpoint_every: int = Field(default=20, ge=1, description="steps between two checkpoints")
@@ -356,7 +359,10 @@ class TrainingSettings(Section):
         if not isinstance(values, dict):
             return values
         chosen = (values.get(name, cls.model_fields[name].default) for name in ("method", "objective", "profile"))
-        return {**defaults(*chosen), **values}
+        usual, batch = defaults(*chosen), values.get("batch_size")
+        if "micro_batch_size" in usual and isinstance(batch, int) and batch > 0:
+            usual["micro_batch_size"] = math.gcd(usual["micro_batch_size"], batch)  # of a smaller batch all of it
+        return {**usual, **values}
 
 
 class BackendSettings(Section):
@@ -511,6 +517,15 @@ class TaskSettings(Section):
         return self
 
 
+def _for_built_in(task: Any) -> Any:
+    training = task.get("training", {}) if isinstance(task, dict) else None
+    if not isinstance(training, dict):
+        return task
+    fields = TrainingSettings.model_fields
+    named = (training.get(name, fields[name].default) for name in ("method", "objective"))
+    return {**task, "training": {**of_built_in(*named), **training}}
+
+
 class Settings(BaseSettings):
     """Everything `tuneloop.toml` can say. Built in code it reads neither file nor environment; `load` does."""
 
@@ -536,6 +551,16 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_model(cls, values: Any) -> Any:
+        """Defaults of the built-in model, in every training section that does not say otherwise."""
+        model, tasks = (values.get(name) for name in ("model", "tasks"))
+        chosen = model.get("base") if isinstance(model, dict) else getattr(model, "base", "")
+        if chosen or not isinstance(tasks, dict):
+            return values
+        return {**values, "tasks": {name: _for_built_in(task) for name, task in tasks.items()}}
 
     @field_validator("notify")
     @classmethod

@@ -76,6 +76,8 @@ class TestExamples:
 
     def test_what_people_set_stays_when_it_falls_back(self) -> None:
         assert settle(_spec(objective="dpo", learning_rate=7e-5), self.MIXED).learning_rate == 7e-5
+        own = settle(_spec(objective="dpo", learning_rate=5e-5, built_in=True), self.MIXED)
+        assert (own.learning_rate, own.min_steps) == (1e-3, 120), "as the built-in model is trained by labels"
 
     def test_enough_corrections_stay_dpo(self) -> None:
         asked = _spec(objective="dpo", min_pairs=1)

@@ -37,19 +37,39 @@ def test_labels_alone_are_enough(tmp_path: Path) -> None:
 
 class TestProfiles:
     def _training(
-        self, root: Path, lines: str, quantisation: str = "nf4", env: dict[str, str] | None = None
+        self, root: Path, lines: str, quantisation: str = "nf4", env: dict[str, str] | None = None, base: str = ""
     ) -> TrainingSettings:
-        text = (
-            f'[model]\nquantisation = "{quantisation}"\n[tasks.t]\nlabels = ["a", "b"]\n[tasks.t.training]\n{lines}\n'
-        )
+        model = f'[model]\nbase = "{base}"\nquantisation = "{quantisation}"\n'
+        text = f'{model}[tasks.t]\nlabels = ["a", "b"]\n[tasks.t.training]\n{lines}\n'
         return load(write(root, text), env or {}).task("t").training
 
     def test_full_fine_tuning_has_a_column_of_its_own(self, tmp_path: Path) -> None:
-        lora = self._training(tmp_path, "")
+        lora = self._training(tmp_path, "", base="/models/7b")
         full = self._training(tmp_path, 'method = "full"', "bf16")
         assert 1e-4 <= lora.learning_rate <= 5e-4 and 0 <= lora.weight_decay <= 0.01
         assert 1e-5 <= full.learning_rate <= 5e-5 and 0.01 <= full.weight_decay <= 0.1
         assert full.epochs <= 3
+
+    def test_the_built_in_model_has_values_of_its_own_and_what_is_set_wins(self, tmp_path: Path) -> None:
+        named = self._training(tmp_path, "", base="/models/7b")
+        own = self._training(tmp_path, "")
+        assert (own.learning_rate, own.min_steps) == (1e-3, 120) and (named.learning_rate, named.min_steps) == (
+            2e-4,
+            60,
+        )
+        assert self._training(tmp_path, "learning_rate = 3e-4").learning_rate == 3e-4
+        assert self._training(tmp_path, "", env={"TUNELOOP_TASKS__T__TRAINING__MIN_STEPS": "9"}).min_steps == 9
+        assert self._training(tmp_path, 'objective = "dpo"').learning_rate == 5e-5
+        assert self._training(tmp_path, 'method = "full"', "bf16").learning_rate == 2e-5
+
+    def test_a_smaller_batch_of_answers_is_one_micro_batch(self, tmp_path: Path) -> None:
+        asked = self._training(tmp_path, 'objective = "grpo"\nbatch_size = 96')
+        assert (asked.batch_size, asked.micro_batch_size, asked.min_steps) == (96, 32, 200)
+
+    @pytest.mark.parametrize("lines", ['method = ["qlora"]', "objective = 3", "profile = {}", 'batch_size = "many"'])
+    def test_a_value_of_the_wrong_type_is_told(self, lines: str, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match=lines.split()[0]):
+            self._training(tmp_path, lines)
 
     def test_rank_follows_the_profile(self, tmp_path: Path) -> None:
         ranks = {
@@ -79,7 +99,10 @@ def test_the_written_file_loads_and_shows_every_key(tmp_path: Path) -> None:
     task = settings.tasks["tickets"]
     assert task.labels == LABELS
     assert task.label_descriptions == {"urgent": 'harm "now" \\ soon'}
-    assert task.training == TrainingSettings(rank=8)
+    assert task.training == TrainingSettings(rank=8, learning_rate=1e-3, min_steps=120)  # as the built-in model has it
+    assert "# learning_rate = 0.001 " in text and "# learning_rate = 0.0002 " in default_toml(
+        LABELS, overrides={"model": {"base": "/models/7b"}}
+    )
     assert task.gate.quality_thresholds
     assert task.gate.max_forgetting == 0.05
 
