@@ -122,9 +122,10 @@ def _objective(choice: Choice, quantisation: Quantisation) -> Refusal | None:
     return None
 
 
-def processes(launcher: str) -> int:
+def processes(launcher: str) -> int | None:
     """How many processes a launcher's words ask for: accelerate's --num_processes, torchrun's --nproc_per_node, or
-    `num_processes` in the file of accelerate's --config_file; 0 where they do not say."""
+    `num_processes` in the file of accelerate's --config_file; 0 where they do not say, None where that file is not an
+    absolute path or cannot be read."""
     given: dict[str, str] = {}
     words = [part for word in shlex.split(launcher) for part in (word.split("=", 1) if word[:2] == "--" else [word])]
     for flag, value in pairwise(words):
@@ -135,19 +136,24 @@ def processes(launcher: str) -> int:
     if "__config_file" not in given:
         return 0
     try:
-        found = re.search(r"(?m)^num_processes:\s*(\d+)\s*$", Path(given["__config_file"]).read_text(encoding="utf-8"))
+        file = Path(given["__config_file"])
+        text = file.read_text(encoding="utf-8") if file.is_absolute() else None
     except (OSError, UnicodeDecodeError):
-        return 0
+        return None
+    if text is None:
+        return None
+    found = re.search(r"(?m)^num_processes:\s*(\d+)\s*(#.*)?$", text)
     return int(found[1]) if found else 0
 
 
 def _backend(choice: Choice, quantisation: Quantisation) -> Refusal | None:
     if choice.launcher:
         try:
-            shared = choice.micro_batch_size * processes(choice.launcher)
+            count = processes(choice.launcher)
         except ValueError as error:
             return Refusal("launcher", f"its quotes do not match ({error})", "Write it as in a shell.")
-        if not shared or choice.batch_size % shared:
+        # a file that is away for a moment must not keep every command from reading its settings
+        if count is not None and (not count or choice.batch_size % (choice.micro_batch_size * count)):
             return Refusal(
                 "launcher",
                 "it must say how many processes it starts, so that micro-batches of all of them make up the batch",

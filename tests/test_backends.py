@@ -65,21 +65,24 @@ class TestRefusals:
             ("accelerate launch --num_processes 2 --cpu", 2),
             ("accelerate launch --num-processes=4", 4),
             ("torchrun --nproc_per_node 8 --standalone", 8),
-            ("accelerate launch --config_file missing.yaml", 0),
+            ("accelerate launch --config_file relative.yaml", None),
+            ("accelerate launch --config_file /no/such/file.yaml", None),
             ("accelerate launch", 0),
             ("", 0),
         ],
     )
-    def test_a_launcher_says_how_many_processes(self, words: str, count: int) -> None:
+    def test_a_launcher_says_how_many_processes(self, words: str, count: int | None) -> None:
         assert processes(words) == count
 
     @pytest.mark.parametrize("words", ["--config_file {}", "--config-file={}", "--config_file {} --num_processes 4"])
     def test_accelerate_s_own_configuration_says_it_too(self, words: str, tmp_path: Path) -> None:
         file = tmp_path / "two-gpus.yaml"
-        file.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_processes: 2\n")
+        file.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_processes: 2  # GPUs\n")
         launcher = f"accelerate launch {words.format(file)}"
         assert processes(launcher) == (4 if "num_processes" in words else 2)
         assert refusal(_spec(launcher=launcher, batch_size=32, micro_batch_size=8), "nf4") is None
+        refused = refusal(_spec(launcher=launcher, batch_size=8, micro_batch_size=8), "nf4")
+        assert refused is not None and refused.key == "launcher"
         file.write_text("num_machines: 1\n")
         assert processes(f"accelerate launch --config_file {file}") == 0
 

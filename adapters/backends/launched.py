@@ -70,7 +70,13 @@ def train(folder: Path, spec: TrainSpec) -> None:
 
 def _check_world(spec: TrainSpec) -> None:
     wanted = combinations.processes(spec.launcher)
-    if world() != wanted:
+    if wanted is None and spec.batch_size % (spec.micro_batch_size * world()):
+        raise Unrecoverable(
+            f"a batch of {spec.batch_size} cannot be made of micro-batches of {spec.micro_batch_size} from each of the "
+            f"launcher's {world()} processes",
+            hint="Let their product divide `batch_size`.",
+        )
+    if wanted is not None and world() != wanted:
         raise Unrecoverable(
             f"the launcher started {world()} processes instead of {wanted}",
             hint="`accelerate launch --multi_gpu` starts several on GPUs; on the CPU `torchrun --nproc_per_node` does.",

@@ -111,7 +111,7 @@ def _prepared(
 
         return unsloth.command(spec, work), of_unsloth
     file = work / "config.yaml"
-    processes = max(1, combinations.processes(spec.launcher))
+    processes = combinations.processes(spec.launcher) or 1
     values = axolotl.config(spec, steps, warmup, work / "tokens.jsonl", output, processes)
     file.write_text(axolotl.written(values), encoding="utf-8")
     done = last_step(folder, spec)
