@@ -91,7 +91,7 @@ def layout(spec: TrainSpec, examples: Sequence[Example]) -> Probe:
         for one in objectives.examples_for(spec, examples)
     ]
     rows.sort(key=lambda row: len(row.tokens), reverse=True)  # the worst micro-batch is that of the longest
-    # rewards take several answers to a prompt, preferences two
+    # rewards take several answers to a prompt, preferences two; what they have in common lies there once
     answers = spec.generations if spec.objective in SAMPLED else 2 if spec.objective == "dpo" else 1
     prompts = spec.micro_batch_size // (answers if spec.objective in SAMPLED else 1)
     worst = [row for row in rows[: max(1, prompts)] for _ in range(answers)]
@@ -108,7 +108,7 @@ def layout(spec: TrainSpec, examples: Sequence[Example]) -> Probe:
         learned=len(packed.targets),
         longest=len(rows[0].tokens),
         shortened=sum(row.shortened for row in rows),
-        notes=planned.notes,
+        notes=[*spec.notes, *planned.notes],
     )
 
 

@@ -71,7 +71,7 @@ def make_plan(
     shape = planning.read_shape(Path(base.path))
     folder = app.workspace.paths.runs / f"{task}-plan"
     try:
-        probe = _probe(app, spec, items, folder, measure=measure, waiting=waiting)
+        spec, probe = _probe(app, spec, items, folder, measure=measure, waiting=waiting)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     gpu = probe.device.startswith("cuda")
@@ -97,7 +97,8 @@ def _probe(
     *,
     measure: bool,
     waiting: Callable[[], object],
-) -> Probe:
+) -> tuple[TrainSpec, Probe]:
+    """`spec` as it would be trained, and what was measured of it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     with app.workspace.rendering():
@@ -106,14 +107,14 @@ def _probe(
         if not measure:
             from adapters.probe import layout
 
-            return layout(spec, examples)
+            return spec, layout(spec, examples)
         write_lines(folder / "train.jsonl", examples)
         write_json(folder / "spec.json", spec)
     (folder / "valid.jsonl").touch()
     failure = run_aside(app, "train", folder, waiting=lambda _: waiting(), done=FILE, modules=_MODULES)
     if failure is not None:
         raise StepError(failure.message, hint=failure.hint)
-    return read_json(folder / FILE, Probe)
+    return spec, read_json(folder / FILE, Probe)
 
 
 def _items(app: App, task: str, rules: TaskSettings, kind: Plan) -> list[Item]:

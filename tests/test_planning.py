@@ -46,6 +46,11 @@ def test_the_tables_lora_cells_for_the_largest_models_are_less_than_their_weight
     assert 2 * LLAMA["34B"].parameters / 1e9 > 60 and 2 * LLAMA["70B"].parameters / 1e9 > 120
 
 
+def test_a_plan_of_full_fine_tuning_counts_16_bytes_a_parameter() -> None:
+    planned = memory(LLAMA["7B"], spec("full"), TOKENS)
+    assert planned.weights + planned.gradients + planned.optimiser == 16 * LLAMA["7B"].parameters
+
+
 def test_parameters_are_counted_as_the_models_have_them() -> None:
     assert LLAMA["7B"].parameters == 6_738_415_616
     assert LLAMA["70B"].parameters == pytest.approx(68.98e9, rel=0.001)
