@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -157,16 +159,17 @@ def test_adapters_of_all_kinds_share_one_base_and_do_not_disturb_each_other(
     ):
         bank.load(name, make_adapter(tiny_model, tmp_path / name, seed, kind))
         alone[name] = scores(name)
-    assert len({round(sum(values.values()), 6) for values in alone.values()}) == 6
+    alike = pytest.approx if quantisation == "fp32" else functools.partial(pytest.approx, rel=1e-4)
+    assert not any(one == alike(other) for one, other in itertools.combinations(alone.values(), 2))
     for name in ["a.1", "i", "", "lora_", "p", "soft", "a.1", "", "i"]:
         again = Scorer(bank).score(name, PROMPT, TEXTS[:1], LABELS)[0].scores
-        assert again == pytest.approx(alone[name], rel=1e-4), name
+        assert again == alike(alone[name]), name
     bank.unload("a.1")
     bank.unload("i")
     assert bank.names == ["lora_", "soft", "p"]
     for name in ["lora_", "", "soft", "p"]:
         again = Scorer(bank).score(name, PROMPT, TEXTS[:1], LABELS)[0].scores
-        assert again == pytest.approx(alone[name], rel=1e-4), name
+        assert again == alike(alone[name]), name
     with pytest.raises(ArtifactError, match=r"no adapter 'a\.1'"):
         bank.unload("a.1")
     with pytest.raises(ArtifactError, match=r"no adapter 'a\.1'"):
