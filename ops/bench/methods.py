@@ -138,11 +138,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PIECES, default=list(PIECES))
     parser.add_argument("--folder", type=Path, help="keeps what the pieces leave; default: a temporary one")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--first", type=int, default=12, help="examples per class that the start learns from")
+    parser.add_argument("--first", type=int, default=4, help="examples per class that the start learns from")
     parser.add_argument("--new", type=int, default=30, help="new labels per class")
-    parser.add_argument("--held", type=int, default=300)
+    parser.add_argument("--held", type=int, default=450)
     parser.add_argument("--start-steps", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=0, help="default: those of the profile, 60 for dpo and sft")
     parser.add_argument("--set", default="{}", help="more fields of TrainSpec for dpo, grpo and rloo, as JSON")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 140)
@@ -174,13 +174,14 @@ def run(folder: Path, base: Path, piece: str, options: Any) -> None:
             for number, (text, label) in enumerate(pairs)
         ]  # fmt: skip
 
-    steps: dict[str, Any] = {"min_steps": options.steps, "max_steps": options.steps}
+    count = options.steps or profiles.OBJECTIVES.get(piece, {}).get("min_steps", 60)
+    steps: dict[str, Any] = {"min_steps": count, "max_steps": count}
     begun = {"seed": options.seed, "init_adapter": str(folder / "start" / "adapter"), **steps}
     if piece == "start":
         rows, changes = examples(data.first), {"seed": options.seed, "learning_rate": 1e-3}
         changes |= {"min_steps": options.start_steps, "max_steps": options.start_steps}
     elif piece == "sft":
-        both = options.start_steps + options.steps
+        both = options.start_steps + count
         rows = examples(data.first + data.new)
         changes = {"seed": options.seed, "learning_rate": 1e-3, "min_steps": both, "max_steps": both}
     else:

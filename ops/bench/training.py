@@ -1,6 +1,6 @@
 """Training speed: plain TRL, TRL with its best settings here, and ours, on the same model, seed and data, in turn.
 
-    python ops/bench/training.py [--steps 6] [--base FOLDER] [--batch 8] [--seconds 540]
+    python ops/bench/training.py [--steps 6] [--base FOLDER] [--batch 8]
 
 Each trainer runs in a process of its own, so that its peak memory is its own. A prompt of about 200 tokens (labels,
 rules, examples) and one of about 40 are tried. The first step warms up and is not counted. Prints the loss of each
