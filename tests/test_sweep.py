@@ -185,7 +185,7 @@ def test_it_gives_way_to_a_step_of_the_loop_and_goes_on_when_that_has_ended(app:
             assert not Path(f"/proc/{child}").exists()
             add(ev.TrainingFailed(task="t", run_id="t-run-1", attempt=1, reason="x", parked=True))
 
-    event = swept(app, say, rates=[1e-3], steps=20)
+    event = swept(app, say, rates=[1e-3], steps=60)
     assert event.best == "rank 16, rate 0.001, all-linear"
     assert [one["folder"] for one in started(app) if "train" in one] == ["t.sweep-1", "t.sweep-1", "t.sweep-2"]
     assert left_behind(app) == ["t-run-1"]
