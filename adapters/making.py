@@ -98,7 +98,8 @@ def make(
     if spec.objective == "sft":
         kept = {"max_length": spec.max_length, "dataset_kwargs": {"skip_prepare_dataset": True}}
         collator = None if unpackable else PackedCollator(tree=tree)
-        return PackedTrainer(args=SFTConfig(**arguments, **kept), data_collator=collator, **common)
+        config = SFTConfig(**arguments, **kept)
+        return PackedTrainer(args=config, data_collator=collator, stratified=spec.stratified, **common)
     trainer: Steered
     temperature = 1.0
     if spec.objective == "dpo":

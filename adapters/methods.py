@@ -67,6 +67,8 @@ def unused(spec: TrainSpec) -> frozenset[str]:
         names |= {"virtual_tokens", "soft_prompt_text"}
     if spec.objective == "sft":
         names |= {"beta"}
+    if spec.objective != "sft" or spec.backend != "trl":
+        names |= {"stratified"}
     if spec.objective != "dpo":
         names |= {"min_pairs", "imitation"}
     if spec.objective not in SAMPLED:

@@ -103,6 +103,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every: int = 20
     patience: int = 3  # evaluations without a rise of task accuracy; needs enough validation
     min_valid: int = 50  # below it validation does not steer
+    stratified: bool = True  # batches hold the classes in their shares (measured: docs/benchmarks.md)
     max_length: int = 512  # tokens
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool = False  # less memory, about a third more time

@@ -18,6 +18,7 @@ from trl import SFTTrainer
 
 from adapters import checkpoints, methods
 from adapters.child import Journal, Stopping, Threads, Unrecoverable, trim_memory
+from adapters.order import Stratified
 from adapters.packed import can_pack, label_log_likelihoods, pack
 from adapters.specs import Metric, read_json, write_json
 from store.errors import StepError
@@ -257,7 +258,20 @@ def _exact(model: Any) -> dict[str, torch.Tensor]:
 
 
 class PackedTrainer(Steered, SFTTrainer):
-    """SFTTrainer with the loss of a packed micro-batch; a padded batch takes TRL's own path."""
+    """SFTTrainer with the loss of a packed micro-batch; a padded batch takes TRL's own path.
+
+    Args:
+        stratified: whether examples come as `adapters.order` has them, instead of shuffled.
+    """
+
+    def __init__(self, *arguments: Any, stratified: bool = False, **options: Any) -> None:
+        self._stratified = stratified
+        super().__init__(*arguments, **options)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return Stratified(rows, seed) if self._stratified else super()._get_train_sampler(train_dataset)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

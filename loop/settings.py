@@ -347,6 +347,7 @@ class TrainingSettings(Section):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:0, ...")
     backend: Backend = Field(default="trl", description="trl: here; axolotl, unsloth: see [backends.NAME]")
+    stratified: bool = Field(default=True, description="batches of sft hold the classes in their shares")
     launcher: str = Field(default="", description='several processes, e.g. "torchrun --nproc_per_node 2"')
     general_share: float = Field(default=0.08, ge=0, lt=1, description="general examples mixed in, against forgetting")
     general_file: str = Field(default="", description="JSONL of chat messages; empty: the built-in general examples")

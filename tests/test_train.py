@@ -249,7 +249,8 @@ def test_its_losses_are_those_of_trl_on_padded_batches(tiny_model: Path, tmp_pat
     from adapters.encode import encode
     from adapters.methods import adapt
 
-    folder = training_folder(tmp_path / "r1", tiny_model, quantisation="fp32", max_steps=6, valid=0, samples=0)
+    options = {"quantisation": "fp32", "max_steps": 6, "valid": 0, "samples": 0, "stratified": False}
+    folder = training_folder(tmp_path / "r1", tiny_model, **options)
     train(folder, stopping)
     ours = _losses(folder)
 

@@ -1,12 +1,9 @@
 """Levers of quality.py that the product does not have: what they do to a training, so that they can be compared.
 
-    python -P ops/bench/levers.py RUN_FOLDER [--average STEPS] [--order balanced]
+    python -P ops/bench/levers.py RUN_FOLDER [--average STEPS]
 
-trains as `python -m adapters.train RUN_FOLDER` does, and
-
-- `--average N` also leaves `averaged/`: the adapter with the mean of its weights over the last N steps (Izmailov et al.
-  2018), beside `adapter/` with those of the last step;
-- `--order balanced` lets every batch hold the classes in turn, instead of a shuffle.
+trains as `python -m adapters.train RUN_FOLDER` does; `--average N` also leaves `averaged/`, the adapter with the mean
+of its weights over the last N steps (Izmailov et al. 2018), beside `adapter/` with those of the last step.
 
 `class_tokens` gives each label a token of its own: an ordinary word of the vocabulary that no text has, with the mean
 embedding of the label's words to begin with.
@@ -15,15 +12,12 @@ embedding of the label's words to begin with.
 from __future__ import annotations
 
 import argparse
-import random
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
 
 from adapters import base_model, methods, trainer
 from adapters.child import run
@@ -62,26 +56,6 @@ class Averaging(trainer.Watch):
                 weight.data.copy_(kept[name])
 
 
-class InTurn(Sampler[int]):
-    """Rows so that as many in a row as there are answers hold each answer once, as far as they reach."""
-
-    def __init__(self, rows: Iterable[dict[str, Any]], seed: int) -> None:
-        self._groups: dict[tuple[int, ...], list[int]] = {}
-        for number, row in enumerate(rows):
-            self._groups.setdefault(tuple(row["input_ids"][row["start"] :]), []).append(number)
-        self._chance = random.Random(seed)  # noqa: S311
-
-    def __len__(self) -> int:
-        return sum(map(len, self._groups.values()))
-
-    def __iter__(self) -> Iterator[int]:
-        piles = [self._chance.sample(group, len(group)) for group in self._groups.values()]
-        while any(piles):
-            for pile in self._chance.sample(piles, len(piles)):
-                if pile:
-                    yield pile.pop()
-
-
 def class_tokens(base: Path, labels: list[str], texts: list[str], folder: Path) -> dict[str, str]:
     """Write a copy of the base model to `folder` in which each label has a token of its own; label to that word."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -112,16 +86,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--average", type=int, default=0)
-    parser.add_argument("--order", choices=("shuffled", "balanced"), default="shuffled")
     options = parser.parse_args()
     base_model.quiet()
     if options.average:
         Averaging.last, Averaging.folder = options.average, options.folder
         trainer.Watch = Averaging  # type: ignore[misc]
-    if options.order == "balanced":
-        trainer.PackedTrainer._get_train_sampler = (  # type: ignore[method-assign]
-            lambda self, dataset=None: InTurn(dataset or self.train_dataset, self.args.seed)
-        )
     return run(train, [str(options.folder)])
 
 

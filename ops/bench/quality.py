@@ -7,8 +7,8 @@ class. Adapters are trained by the child process that the daemon starts, on the 
 label scores. Prints accuracy with 95% intervals (Wilson; over several seeds the mean, its spread and the interval of
 the pooled answers) and seconds. Data is Banking77's (TUNELOOP_BENCH_DATA): the twelve intents about cards and
 transfers that are confused most; test items near to a training example (TF-IDF cosine of 0.9) are left out.
-`--json FILE` appends every single result, for comparing settings over many runs; `--wording`, `--order` and `--average`
-are levers that the product does not have (levers.py).
+`--json FILE` appends every single result, for comparing settings over many runs; `--wording` and `--average` are
+levers that the product does not have (levers.py).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def trained(
             run_id="quality", task="quality", adapter="quality-v1", labels=labels, prompt=prompt, method=method,
             base=base_model.reference(base, quantisation), min_steps=options.steps,
             max_steps=options.steps, micro_batch_size=8, eval_every=10_000, checkpoint_every=10_000, samples=0,
-            seed=seed,
+            seed=seed, stratified=options.order == "stratified",
         )  # fmt: skip
         usual = {"learning_rate": options.rate} if method in LORA else profiles.METHODS[method]
         spec = msgspec.structs.replace(spec, **{**usual, **json.loads(options.set)})
@@ -150,8 +150,8 @@ def trained(
         write_lines(folder / "train.jsonl", rows)
         (folder / "valid.jsonl").touch()
         started = time.monotonic()
-        pulled = ["--average", str(options.average), "--order", options.order]
-        subprocess.run([sys.executable, "-P", levers.__file__, str(folder), *pulled], check=True)
+        command = [sys.executable, "-P", levers.__file__, str(folder), "--average", str(options.average)]
+        subprocess.run(command, check=True)
         seconds = time.monotonic() - started
         settings = {"rate": spec.learning_rate, "steps": options.steps, **json.loads(options.set)}
         settings |= {"wording": options.wording, "order": options.order}
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--set", default="{}", help="more fields of TrainSpec, as JSON")
     parser.add_argument("--no-prompts", action="store_true")
     parser.add_argument("--wording", choices=("words", "names", "letters", "tokens"), default="words")
-    parser.add_argument("--order", choices=("shuffled", "balanced"), default="shuffled")
+    parser.add_argument("--order", choices=("stratified", "shuffled"), default="stratified")
     parser.add_argument(
         "--average", type=int, default=0, help="also answer with the mean weights of so many last steps"
     )

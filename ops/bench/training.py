@@ -97,7 +97,7 @@ def make_folder(folder: Path, base: Path, quantisation: Any, steps: int, batch: 
         run_id="bench", task="bench", adapter="bench-v1", labels=labels, prompt=prompt,
         base=base_model.reference(base, quantisation), method="qlora" if quantisation == "nf4" else "lora",
         batch_size=batch, micro_batch_size=batch, min_steps=steps, max_steps=steps, epochs=1.0, eval_every=1000,
-        checkpoint_every=1000, samples=0, seed=1,
+        checkpoint_every=1000, samples=0, seed=1, stratified=False,
     )  # fmt: skip
     folder.mkdir()
     write_json(folder / "spec.json", spec)
