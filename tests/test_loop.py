@@ -217,7 +217,7 @@ def test_every_other_method_goes_the_same_way_to_production(
     make_workspace(root, tiny_model, tasks=tasks, quantisation=quantisation, prompts=("zero-shot@1",), training=methods)
     with open_app(root) as app, daemon(root):
         for task in tasks:
-            drop(root, f"{task}/examples.jsonl", seed_lines(task, range(44)))
+            drop(root, f"{task}/examples.jsonl", seed_lines(task, range(60)))
         for task in tasks:
             wait_for(
                 lambda task=task: (found := read_pointer(app.workspace.paths.production, task))
