@@ -135,12 +135,12 @@ def processes(launcher: str) -> int | None:
             return int(given[name])
     if "__config_file" not in given:
         return 0
-    try:
-        file = Path(given["__config_file"])
-        text = file.read_text(encoding="utf-8") if file.is_absolute() else None
-    except (OSError, UnicodeDecodeError):
+    file = Path(given["__config_file"])
+    if not file.is_absolute():  # whoever reads the settings may stand elsewhere
         return None
-    if text is None:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
         return None
     found = re.search(r"(?m)^num_processes:\s*(\d+)\s*(#.*)?$", text)
     return int(found[1]) if found else 0

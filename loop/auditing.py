@@ -14,7 +14,7 @@ from loop.answerers import training_prompt
 from loop.bootstrap import App
 from loop.datasets import freeze_spec
 from loop.exchange import read_file
-from loop.fitting import LEFT_OUT, SUSPECTS, FreezeSpec, curated_rows, training_labels
+from loop.fitting import LEFT_OUT, SUSPECTS, FreezeSpec, curated_labels, curated_rows
 from loop.suspects import Suspect
 from store import queries
 from store.errors import InputError
@@ -60,8 +60,7 @@ def audit_labels(app: App, task: str) -> Audit:
     """
     rules = app.settings.task(task)
     spec = freeze_spec(app, app.state().task(task), rules, "standard", "")
-    exam = [one.record_id for one in queries.labelled(app.workspace.read, task, side="exam", up_to=spec.up_to)]
-    return _audit(app, spec, curated_rows(app, spec, training_labels(app, task, spec.up_to), exam))
+    return _audit(app, spec, curated_labels(app, spec))
 
 
 def audit_file(app: App, task: str, path: Path) -> Audit:

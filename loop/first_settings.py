@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from adapters.profiles import defaults
 from loop.balance import Kind
-from loop.settings import GATE_THRESHOLDS, PREFIX, NotifyEvent, Settings, TaskSettings, TrainingSettings
+from loop.settings import GATE_THRESHOLDS, PREFIX, NotifyEvent, Settings, TaskSettings, TrainingSettings, chosen
 
 OF_LABELS = frozenset(("max_recall_drop", "max_invalid"))  # thresholds that answers in free words begin without
 _BACKENDS_EXAMPLE = [
@@ -81,10 +81,7 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _usual_training(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    training = given.get("training", {})
-    fields = TrainingSettings.model_fields
-    named = [training.get(name, fields[name].default) for name in ("method", "objective", "profile")]
-    return defaults(*named, built_in=not given.get("model", {}).get("base"))
+    return defaults(*chosen(given.get("training", {})), built_in=not given.get("model", {}).get("base"))
 
 
 def _section_lines(

@@ -176,6 +176,16 @@ def chosen_items(app: App, spec: FreezeSpec, curated: curation.Curated, mixed: S
     return [*items, *(Item(id=one.id, label=names[one.id], split="valid") for one in curated.valid)]
 
 
+def curated_labels(app: App, spec: FreezeSpec) -> curation.Curated:
+    """What curation makes of the labels that stand.
+
+    Raises:
+        SettingsError: embeddings are wanted and not installed.
+    """
+    exam = [one.record_id for one in queries.labelled(app.workspace.read, spec.task, side="exam", up_to=spec.up_to)]
+    return curated_rows(app, spec, training_labels(app, spec.task, spec.up_to), exam)
+
+
 def curated_rows(
     app: App, spec: FreezeSpec, rows: Sequence[curation.Labelled], exam: Sequence[str]
 ) -> curation.Curated:

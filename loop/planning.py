@@ -15,7 +15,7 @@ from loop import general
 from loop.aside import refuse_at_work, run_aside
 from loop.bootstrap import App
 from loop.datasets import freeze_spec, hyperparameters, rendered, training_spec
-from loop.fitting import Item, chosen_items, curated_rows, training_labels
+from loop.fitting import Item, chosen_items, curated_labels
 from loop.serving import base_ref
 from loop.settings import TaskSettings
 from loop.state import Plan
@@ -119,12 +119,10 @@ def _probe(
 
 def _items(app: App, task: str, rules: TaskSettings, kind: Plan) -> list[Item]:
     app.workspace.projections.catch_up()
-    frozen = freeze_spec(app, app.state().task(task), rules, kind, "")
-    labels = training_labels(app, task, frozen.up_to)
-    if not labels:
+    if not queries.labelled(app.workspace.read, task, side="train"):
         return []
-    exam = [one.record_id for one in queries.labelled(app.workspace.read, task, side="exam", up_to=frozen.up_to)]
-    curated = curated_rows(app, frozen, labels, exam)
+    frozen = freeze_spec(app, app.state().task(task), rules, kind, "")
+    curated = curated_labels(app, frozen)
     known = general.read(app.root, frozen.general_file)
     mixed, _ = general.choose(known, curated.lines, frozen.general_share, frozen.seed)
     return chosen_items(app, frozen, curated, mixed)

@@ -359,8 +359,7 @@ class TrainingSettings(Section):
     def _by_method(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        chosen = (values.get(name, cls.model_fields[name].default) for name in ("method", "objective", "profile"))
-        usual, batch = defaults(*chosen), values.get("batch_size")
+        usual, batch = defaults(*chosen(values)), values.get("batch_size")
         if "micro_batch_size" in usual and isinstance(batch, int) and batch > 0:
             usual["micro_batch_size"] = math.gcd(usual["micro_batch_size"], batch)  # of a smaller batch all of it
         return {**usual, **values}
@@ -518,13 +517,18 @@ class TaskSettings(Section):
         return self
 
 
+def chosen(training: Mapping[str, Any]) -> list[Any]:
+    """Method, objective and profile of a training section, unchecked, as it says or by default."""
+    fields = TrainingSettings.model_fields
+    return [training.get(name, fields[name].default) for name in ("method", "objective", "profile")]
+
+
 def _for_built_in(task: Any) -> Any:
     training = task.get("training", {}) if isinstance(task, dict) else None
     if not isinstance(training, dict):
         return task
-    fields = TrainingSettings.model_fields
-    named = (training.get(name, fields[name].default) for name in ("method", "objective"))
-    return {**task, "training": {**of_built_in(*named), **training}}
+    method, objective, _ = chosen(training)
+    return {**task, "training": {**of_built_in(method, objective), **training}}
 
 
 class Settings(BaseSettings):
@@ -558,8 +562,8 @@ class Settings(BaseSettings):
     def _by_model(cls, values: Any) -> Any:
         """Defaults of the built-in model, in every training section that does not say otherwise."""
         model, tasks = (values.get(name) for name in ("model", "tasks"))
-        chosen = model.get("base") if isinstance(model, dict) else getattr(model, "base", "")
-        if chosen or not isinstance(tasks, dict):
+        base = model.get("base") if isinstance(model, dict) else getattr(model, "base", "")
+        if base or not isinstance(tasks, dict):
             return values
         return {**values, "tasks": {name: _for_built_in(task) for name, task in tasks.items()}}
 
