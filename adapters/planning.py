@@ -7,7 +7,8 @@ fine-tuning (56 GB for 7B) has all of that in 2 bytes: `usual=True` counts so.
 
 Activations are those of one micro-batch. With checkpointing each layer keeps its input, and one layer at a time its
 inside; without, every layer keeps its inside: values of hidden and of MLP size whose number is fitted to measured peaks
-of SmolLM2-135M on a CPU (micro-batches of 4 to 16, 263 to 1,025 tokens, NF4 and bf16: within 14%). What
+of SmolLM2-135M on a CPU; beside those of today a plan is within 14% for QLoRA and full fine-tuning, and up to 24%
+too much for LoRA on bf16 (docs/benchmarks.md), more for soft prompts, which keep less for their backward pass. What
 sampling takes at the end is not counted; on that model it is more than a micro-batch of 4 takes.
 """
 

@@ -43,9 +43,11 @@ def measure(base: Path, method: Any, micro: int, system: str) -> tuple[Probe, pl
     spec = TrainSpec(
         run_id="plan", task="plan", adapter="plan-v1", labels=["urgent", "billing", "technical", "general"],
         prompt=prompt, method=method, base=base_model.reference(base, quantisation), micro_batch_size=micro,
-        batch_size=2 * micro, **profiles.defaults(method, "sft", "standard"),
+        batch_size=micro, **profiles.defaults(method, "sft", "standard"),
     )  # fmt: skip
-    tickets = [json.loads(line) for line in TICKETS.read_text(encoding="utf-8").splitlines()][: 8 * micro]
+    tickets = [json.loads(line) for line in TICKETS.read_text(encoding="utf-8").splitlines()][
+        :micro
+    ]  # all in one micro-batch, as planned
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_json(folder / "spec.json", spec)
