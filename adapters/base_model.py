@@ -183,12 +183,27 @@ def load(ref: BaseModelRef, device: str = "auto", *, training: bool = False) -> 
         ) from error
     if ref.quantisation != "nf4":
         model = model.to(where)
-    elif training:
-        keep_differentiable(model)
+    else:
+        if where == "cpu":
+            leave_file(model)
+        if training:
+            keep_differentiable(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     trim_memory()
     return model.eval(), tokenizer
+
+
+def leave_file(model: torch.nn.Module) -> None:
+    """Copy the weights that were not quantised out of the mapped file.
+
+    They are views of it, and a single one keeps all of its pages in the process: 207 MB of SmolLM2-135M's 269.
+    """
+    from bitsandbytes.nn import Params4bit
+
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not isinstance(tensor, Params4bit):
+            tensor.data = tensor.data.clone()
 
 
 def keep_differentiable(model: torch.nn.Module) -> int:

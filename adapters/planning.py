@@ -25,7 +25,7 @@ from store.errors import ModelError
 NF4_BYTES = 4.127 / 8
 GIB = 2.0**30
 CUDA_BYTES = 1.3e9  # context, libraries' workspace and the allocator's slack
-CPU_BYTES = 0.75e9  # the process with torch, transformers, peft and trl, without a model
+CPU_BYTES = 0.67e9  # the process with torch, transformers, peft and trl, without a model
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +151,8 @@ def memory(
     size = 4 if spec.base.quantisation == "fp32" else 2
     inside = tokens * size * (INSIDE_HIDDEN * shape.hidden + INSIDE_MLP * shape.intermediate)
     between = tokens * size * shape.hidden
-    layers = shape.layers * between + inside if spec.gradient_checkpointing else shape.layers * inside
+    working = tokens * size * (WORKING_HIDDEN * shape.hidden + WORKING_MLP * shape.intermediate)
+    layers = working + (shape.layers * between + inside if spec.gradient_checkpointing else shape.layers * inside)
     logits = (learned or tokens) * shape.vocabulary * (size + 8)
     process = CUDA_BYTES if gpu else CPU_BYTES
     return Memory(
@@ -159,5 +160,7 @@ def memory(
     )
 
 
-INSIDE_HIDDEN = 22.0  # values of hidden size that a layer keeps for its backward pass, per token
-INSIDE_MLP = 8.0  # and of the MLP's size
+INSIDE_HIDDEN = 17.0  # values of hidden size that a layer keeps for its backward pass, per token
+INSIDE_MLP = 6.0  # and of the MLP's size
+WORKING_HIDDEN = 5.0  # the gradients of the one layer that the backward pass is at
+WORKING_MLP = 2.0

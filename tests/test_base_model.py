@@ -72,6 +72,19 @@ def test_every_quantisation_loads_and_answers(tiny_model: Path, quantisation: An
         assert (state.quant_type, state.nested, layer.compute_dtype) == ("nf4", True, torch.bfloat16)
 
 
+def test_a_loaded_4_bit_model_keeps_no_page_of_its_file(tiny_model: Path, tmp_path: Path) -> None:
+    """Where pages stay, they count as the process's memory: as much again as the model."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("the system does not list a process's mappings")
+    folder = _copy(tiny_model, tmp_path / "half")  # only weights that are stored as they are used are views of a file
+    whole, _ = base_model.load(base_model.reference(tiny_model, "bf16"), "cpu")
+    whole.save_pretrained(folder)
+    model, _ = base_model.load(base_model.reference(folder), "cpu")
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == model.config.tie_word_embeddings
+    assert str(folder) not in maps.read_text()
+
+
 def _lora_gradients(model: Any, ids: Any) -> Any:
     model.train()
     model.zero_grad()
