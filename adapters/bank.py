@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from adapters import base_model, registry, soft
 from adapters.registry import AdapterCard
 from adapters.specs import BaseModelRef
@@ -48,7 +50,7 @@ class Bank:
         """`model` is a causal language model in evaluation mode, as `base_model.load` returns it."""
         self.model = model
         self.tokenizer = tokenizer
-        self.ref = ref
+        self.ref = msgspec.structs.replace(ref, compute="bf16" if str(model.dtype) == "torch.bfloat16" else "fp32")
         self._adapters: dict[str, Loaded] = {}
         self._host: Any = None  # the PEFT model whose layers stand in the base; its adapters are of one kind
         self._active = ""  # key of the adapter in force
@@ -195,6 +197,7 @@ class Bank:
         import torch
 
         mixed = loaded is not None and loaded.kind == "IA3" and self.ref.quantisation == "nf4"
+        mixed = mixed and self.model.dtype == torch.bfloat16
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
 
     def _place(self, loaded: Loaded) -> None:
@@ -287,7 +290,7 @@ def read(folder: Path, base: BaseModelRef) -> Loaded:
 
 
 def _whole(folder: Path, size: int, base: BaseModelRef) -> Any:
-    """The model of a folder that full fine-tuning left, in the base's precision.
+    """The model of a folder that full fine-tuning left, in the precision of the base's products.
 
     Raises:
         ArtifactError: there is no room for it beside the base, or it cannot be loaded.
@@ -295,6 +298,8 @@ def _whole(folder: Path, size: int, base: BaseModelRef) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    if base.quantisation == "bf16" and base.compute == "fp32":  # 16 bits in the file, 32 in memory
+        size *= 2
     free = free_memory()
     if size > free:
         raise ArtifactError(
@@ -302,14 +307,13 @@ def _whole(folder: Path, size: int, base: BaseModelRef) -> Any:
             hint="After full fine-tuning each version is a whole model: unload another one, add memory, or train LoRA.",
         )
     try:
-        kind = torch.float32 if base.quantisation == "fp32" else torch.bfloat16
         return AutoModelForCausalLM.from_pretrained(
             str(folder),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             attn_implementation="sdpa",
-            dtype=kind,
+            dtype=torch.bfloat16 if base.compute == "bf16" else torch.float32,
         ).eval()
     except (OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{folder} cannot be loaded: {str(error)[:200]}", hint=_FIT) from error

@@ -138,7 +138,7 @@ def _arguments(
         "warmup_steps": warmup,
         "weight_decay": spec.weight_decay,
         "max_grad_norm": spec.max_grad_norm,
-        "bf16": spec.base.quantisation != "fp32",
+        "bf16": base_model.precision(spec.base, device) == "bf16",
         "use_cpu": device == "cpu",
         "gradient_checkpointing": spec.gradient_checkpointing,
         "seed": spec.seed,

@@ -10,12 +10,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapters import base_model
 from adapters.combinations import LORA, SAMPLED, SOFT, refusal
 from adapters.registry import CONFIG, MODEL_CONFIG
 from adapters.specs import Targets, TrainSpec
 from store.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftConfig
 
 TARGETS: dict[Targets, str | list[str]] = {
@@ -155,11 +157,13 @@ def _start_text(spec: TrainSpec) -> str:
 
 
 def settle(model: Any, spec: TrainSpec) -> None:
-    """After training: a whole model in the precision it is served in, so that what is measured is what serves."""
+    """After training: a whole model with the values it is served with, so that what is measured is what serves."""
     import torch
 
     if spec.method == "full" and spec.base.quantisation == "bf16":
         model.to(torch.bfloat16)
+        if base_model.precision(spec.base, model.device.type) == "fp32":
+            model.float()
 
 
 def base_of(model: Any) -> Any:
@@ -167,15 +171,16 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write what was trained: the adapter as a plain PEFT folder, or the whole model after full fine-tuning."""
+def save(model: Any, folder: Path, whole: torch.dtype | None = None) -> None:
+    """Write what was trained: the adapter as a plain PEFT folder, or after full fine-tuning the whole model, in `whole`
+    (which it then has in memory too) or as it is."""
     from peft import PeftModel
 
     if isinstance(model, PeftModel):  # TRL keeps a copy of the start beside it
         model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=[DEFAULT])
         _order(folder / CONFIG)
     else:
-        model.save_pretrained(str(folder), max_shard_size="1TB")
+        (model if whole is None else model.to(whole)).save_pretrained(str(folder), max_shard_size="1TB")
 
 
 def _order(config: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -127,7 +128,14 @@ def trainable_parameters(shape: Shape, spec: TrainSpec) -> int:
 
 
 def memory(
-    shape: Shape, spec: TrainSpec, tokens: int, *, learned: int = 0, gpu: bool = False, usual: bool = False
+    shape: Shape,
+    spec: TrainSpec,
+    tokens: int,
+    *,
+    learned: int = 0,
+    compute: Literal["bf16", "fp32"] = "bf16",
+    gpu: bool = False,
+    usual: bool = False,
 ) -> Memory:
     """Peak memory of a training.
 
@@ -136,19 +144,22 @@ def memory(
         spec: method, rank, quantisation, and whether activations are recomputed in the backward pass.
         tokens: in one micro-batch as it is laid out (a shared prefix counts once).
         learned: of these, how many predict something; 0: all of them. Only they are projected to the vocabulary.
+        compute: precision of the products, see `adapters.base_model.precision`.
         gpu: whether it runs on one.
         usual: full fine-tuning as the usual table counts it, with everything in 16 bits; here it is in 32.
     """
     trained = trainable_parameters(shape, spec)
+    if spec.base.quantisation == "fp32":
+        compute = "fp32"
     if spec.method == "full":
         each = 2.0 if usual else 4.0
         weights, gradients, optimiser = each * trained, each * trained, 2 * each * trained
     else:
-        kept = {"nf4": NF4_BYTES, "bf16": 2.0, "fp32": 4.0}[spec.base.quantisation]
-        other = 4.0 if spec.base.quantisation == "fp32" else 2.0
+        other = 2.0 if compute == "bf16" else 4.0
+        kept = NF4_BYTES if spec.base.quantisation == "nf4" else other
         weights = kept * shape.linear_parameters + other * shape.other_parameters + 4.0 * trained
         gradients, optimiser = 4.0 * trained, 8.0 * trained
-    size = 4 if spec.base.quantisation == "fp32" else 2
+    size = 2 if compute == "bf16" else 4
     inside = tokens * size * (INSIDE_HIDDEN * shape.hidden + INSIDE_MLP * shape.intermediate)
     between = tokens * size * shape.hidden
     working = tokens * size * (WORKING_HIDDEN * shape.hidden + WORKING_MLP * shape.intermediate)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -30,6 +30,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured on this machine. Sizes in bytes, times in seconds."""
 
     device: str
+    compute: Literal["bf16", "fp32"]
     free: float  # memory that a training may take here: of the GPU, else of the machine
     examples: int
     steps: int  # of the whole training
@@ -100,6 +101,7 @@ def layout(spec: TrainSpec, examples: Sequence[Example]) -> Probe:
     device = base_model.resolve_device(spec.device)
     return Probe(
         device=device,
+        compute=base_model.precision(spec.base, device),
         free=_free(device),
         examples=len(rows),
         steps=planned.steps,

@@ -362,6 +362,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m adapters.serve", description=__doc__)
     parser.add_argument("--base", default="", help="folder or hub id; empty: the built-in model")
     parser.add_argument("--quantisation", choices=("nf4", "bf16", "fp32"), default="nf4")
+    parser.add_argument("--compute", choices=("auto", "bf16", "fp32"), default="auto", help="precision of products")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--host", default="127.0.0.1", help="elsewhere than on loopback a token is required")
     parser.add_argument("--port", type=int, default=0)
@@ -394,7 +395,8 @@ def _serve(options: argparse.Namespace) -> int:
         rate_all=options.rate_all,
     )
     listener = web_server.listen(options.host, options.port)
-    ref: BaseModelRef = base_model.reference(base_model.ensure(options.base, say=log.info), options.quantisation)
+    folder = base_model.ensure(options.base, say=log.info)
+    ref: BaseModelRef = base_model.reference(folder, options.quantisation, options.compute)
     bank = Bank.open(ref, options.device)
     from adapters.scoring import Scorer
 

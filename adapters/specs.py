@@ -37,6 +37,7 @@ Objective = Literal["sft", "dpo", "grpo", "rloo"]
 Profile = Literal["standard", "simple", "complex"]
 Backend = Literal["trl", "axolotl", "unsloth"]
 Quantisation = Literal["nf4", "bf16", "fp32"]
+Compute = Literal["auto", "bf16", "fp32"]
 Decoding = Literal["generate", "score", "classify"]
 AnswererKind = Literal["prompt", "adapter", "control"]
 
@@ -63,6 +64,7 @@ class BaseModelRef(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     digest: str  # of the safetensors and config, see adapters.base_model
     quantisation: Quantisation = "nf4"
+    compute: Compute = "auto"  # precision of the products, see adapters.base_model.precision
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +189,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     stopped: Literal["steps", "plateau"]
     temperature: float
     peak_memory_mb: float
+    compute: str = ""  # precision of the products; empty: another back end knows
     trainable_parameters: int
     truncated: int  # tickets shortened in the middle
     epoch_cap_exceeded: bool

@@ -105,7 +105,8 @@ def train(folder: Path, stopping: Stopping) -> None:
     journal = Journal(place, resume_at=resumed)
     samples.resume(place, resumed)
     journal.write(Metric(phase="loading"))
-    model, tokenizer = base_model.load(spec.base, spec.device, training=True)
+    device = base_model.resolve_device(spec.device)
+    model, tokenizer = base_model.load(spec.base, device, training=True)
     model = methods.adapt(model, tokenizer, spec)
     data = rows_for(tokenizer, spec, used)
     held = _labelled(tokenizer, spec, valid)
@@ -167,6 +168,7 @@ def train(folder: Path, stopping: Stopping) -> None:
             stopped="plateau" if trainer.steering.stopped else "steps",
             temperature=warmth,
             peak_memory_mb=round(peak_memory_mb(), 1),
+            compute=base_model.precision(spec.base, device),
             trainable_parameters=trainable,
             truncated=data.shortened,
             tokens=token_counts(data.rows),
@@ -313,10 +315,12 @@ def _samples(
 
 def _save(model: Any, tokenizer: Any, card: AdapterCard, folder: Path) -> None:
     """Write what was trained as a plain folder, all of it or nothing."""
+    import torch
+
     temporary = folder.with_name(folder.name + ".part")
     for leftover in (temporary, folder):
         shutil.rmtree(leftover, ignore_errors=True)
-    methods.save(model, temporary)
+    methods.save(model, temporary, torch.bfloat16 if card.quantisation == "bf16" else None)
     if is_whole(temporary):
         tokenizer.save_pretrained(str(temporary))
     (temporary / "README.md").unlink(missing_ok=True)

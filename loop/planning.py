@@ -75,7 +75,7 @@ def make_plan(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     gpu = probe.device.startswith("cuda")
-    needed = planning.memory(shape, spec, probe.tokens, learned=probe.learned, gpu=gpu)
+    needed = planning.memory(shape, spec, probe.tokens, learned=probe.learned, compute=probe.compute, gpu=gpu)
     return TrainingPlan(
         task=task,
         plan=kind,

@@ -36,7 +36,7 @@ def base_ref(app: App) -> BaseModelRef:
     from adapters import base_model
 
     rules = app.settings.model
-    return base_model.reference(base_model.ensure(rules.base, say=log.info), rules.quantisation)
+    return base_model.reference(base_model.ensure(rules.base, say=log.info), rules.quantisation, rules.compute)
 
 
 def add_services(app: App, services: Services, modules: Mapping[str, str] = MODULES) -> None:
@@ -52,6 +52,7 @@ def add_services(app: App, services: Services, modules: Mapping[str, str] = MODU
         base = base_ref(app)
         busy = app.workspace.paths.home / "serving.busy"
         arguments = ["-m", modules["engine"], "--base", base.path, "--quantisation", base.quantisation]
+        arguments += ["--compute", base.compute]
         arguments += ["--adapter-root", str(app.workspace.paths.artifacts), "--busy-file", str(busy)]
         return [*arguments, "--port-file", str(port_file), "--die-with-parent"]
 

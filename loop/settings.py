@@ -99,6 +99,15 @@ class ModelSettings(Section):
     quantisation: Literal["nf4", "bf16", "fp32"] = Field(
         default="nf4", description="of the base, in training and in serving"
     )
+    compute: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="precision of the products; auto: bf16 where the device has it, else fp32"
+    )
+
+    @model_validator(mode="after")
+    def _wide(self) -> ModelSettings:
+        if self.quantisation == "fp32" and self.compute == "bf16":
+            raise ValueError("compute: weights in fp32 are multiplied in fp32. Leave compute out")
+        return self
 
 
 class EndpointSettings(Section):

@@ -86,6 +86,7 @@ def _finish_training(context: Context, command: cmd.WatchStep, cycle: Cycle, fol
         eval_accuracy=result.eval_accuracy,
         temperature=result.temperature,
         peak_memory_mb=round(result.peak_memory_mb, 1),
+        compute=result.compute,
         stopped=result.stopped,
         samples=[
             {

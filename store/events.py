@@ -221,6 +221,7 @@ class TrainingSucceeded(Event, frozen=True, kw_only=True):
     eval_accuracy: float | None
     temperature: float
     peak_memory_mb: float
+    compute: str = ""  # precision of the products: bf16, fp32; empty: not told
     stopped: str  # why it ended: "steps", "plateau"
     samples: list[dict[str, str]] = []  # record id, step, expected, answered
     notes: list[str] = []  # what was done otherwise than asked for, and why

@@ -59,17 +59,51 @@ def test_another_model_than_the_recorded_one_is_refused(tiny_model: Path) -> Non
         base_model.load(other, "cpu")
 
 
+BITS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@pytest.mark.parametrize("compute", ["bf16", "fp32"])
 @pytest.mark.parametrize("quantisation", ["nf4", "bf16", "fp32"])
-def test_every_quantisation_loads_and_answers(tiny_model: Path, quantisation: Any) -> None:
-    model, tokenizer = base_model.load(base_model.reference(tiny_model, quantisation), "cpu")
+def test_every_quantisation_loads_and_answers(tiny_model: Path, quantisation: Any, compute: Any) -> None:
+    model, tokenizer = base_model.load(base_model.reference(tiny_model, quantisation, compute), "cpu")
     ids = tokenizer("hello", return_tensors="pt").input_ids
     assert model(ids).logits.shape == (1, ids.shape[1], 768)
     layer = model.model.layers[0].mlp.up_proj
-    expected = {"nf4": torch.uint8, "bf16": torch.bfloat16, "fp32": torch.float32}[quantisation]
-    assert layer.weight.dtype == expected
+    used = BITS["fp32" if quantisation == "fp32" else compute]
+    assert model.dtype == used
+    assert layer.weight.dtype == (torch.uint8 if quantisation == "nf4" else used)
     if quantisation == "nf4":
         state = layer.weight.quant_state
-        assert (state.quant_type, state.nested, layer.compute_dtype) == ("nf4", True, torch.bfloat16)
+        assert (state.quant_type, state.nested, layer.compute_dtype) == ("nf4", True, used)
+
+
+@pytest.mark.parametrize("quantisation", ["nf4", "bf16"])
+def test_the_precision_of_products_changes_no_weight(tiny_model: Path, quantisation: Any) -> None:
+    half, tokenizer = base_model.load(base_model.reference(tiny_model, quantisation, "bf16"), "cpu")
+    wide, _ = base_model.load(base_model.reference(tiny_model, quantisation, "fp32"), "cpu")
+    for one, other in zip(half.parameters(), wide.parameters(), strict=True):
+        assert torch.equal(one.bfloat16(), other.bfloat16())
+    ids = tokenizer("my invoice is wrong", return_tensors="pt").input_ids
+    torch.testing.assert_close(half(ids).logits.float(), wide(ids).logits, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("able", "library", "expected"),
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, True, "fp32"),
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, True, "bf16"),
+        ({"neon": True, "bf16": True}, True, "bf16"),
+        ({"neon": True, "bf16": True}, False, "fp32"),
+    ],
+)
+def test_a_processor_without_bf16_computes_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], library: bool, expected: str
+) -> None:
+    """Processors that are not this one are told of, not there."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: library)
+    ref = base_model.BaseModelRef(path="", digest="")
+    assert base_model.precision(ref, "cpu") == expected
 
 
 def test_a_loaded_4_bit_model_keeps_no_page_of_its_file(tiny_model: Path, tmp_path: Path) -> None:
@@ -78,9 +112,9 @@ def test_a_loaded_4_bit_model_keeps_no_page_of_its_file(tiny_model: Path, tmp_pa
     if not maps.exists():
         pytest.skip("the system does not list a process's mappings")
     folder = _copy(tiny_model, tmp_path / "half")  # only weights that are stored as they are used are views of a file
-    whole, _ = base_model.load(base_model.reference(tiny_model, "bf16"), "cpu")
+    whole, _ = base_model.load(base_model.reference(tiny_model, "bf16", "bf16"), "cpu")
     whole.save_pretrained(folder)
-    model, _ = base_model.load(base_model.reference(folder), "cpu")
+    model, _ = base_model.load(base_model.reference(folder, "nf4", "bf16"), "cpu")
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == model.config.tie_word_embeddings
     assert str(folder) not in maps.read_text()
 
@@ -97,7 +131,8 @@ def test_an_evaluation_leaves_nf4_gradients_as_they_were(tiny_model: Path) -> No
     """An evaluation forward on an AVX512-BF16 CPU must not swap in the matmul that has no gradient."""
     from peft import LoraConfig, get_peft_model
 
-    base, tokenizer = base_model.load(base_model.reference(tiny_model, "nf4"), "cpu", training=True)
+    ref = base_model.reference(tiny_model, "nf4", "bf16")
+    base, tokenizer = base_model.load(ref, "cpu", training=True)
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

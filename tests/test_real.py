@@ -65,7 +65,9 @@ def test_a_short_training_of_the_real_model_learns_and_is_served_as_it_was_train
     assert trained.steps == 18
     assert trained.epoch_cap_exceeded
     laid = layout(spec, read_lines(training / "train.jsonl", Example))
-    planned = planning.memory(planning.read_shape(Path(base.path)), spec, laid.tokens, learned=laid.learned)
+    planned = planning.memory(
+        planning.read_shape(Path(base.path)), spec, laid.tokens, learned=laid.learned, compute=laid.compute
+    )
     # the steps are planned within 15%; sampling at the end and what else runs on the machine add to the peak
     assert trained.peak_memory_mb * 2**20 == pytest.approx(planned.total, rel=0.3)
 

@@ -187,6 +187,7 @@ def test_an_unknown_key_never_shows_its_value(tmp_path: Path) -> None:
         ("tasks = 3\n", ["'tasks' is 3"]),
         ("[tasks.t\n", ["no valid TOML", "line 1"]),
         ('[tasks.t]\nlabels = ["a", "b"]\n[model]\nquantisation = "bf16"\n', ["training.method", "4-bit"]),
+        ('[model]\nquantisation = "fp32"\ncompute = "bf16"\n[tasks.t]\nlabels = ["a", "b"]\n', ["model", "compute"]),
         ('[tasks.t]\nlabels = ["a", "b"]\ntraining.method = "full"\n', ["tasks.t.training.method", "4-bit"]),
         ('[tasks.t]\nlabels = ["a", "b"]\ntraining = {method = "ia3", dora = true}\n', ["tasks.t.training.dora"]),
         ('[tasks.t]\nlabels = ["a", "b"]\ntraining.backend = "axolotl"\n', ["training.backend", "[backends.axolotl]"]),

@@ -20,7 +20,9 @@ def example(number: int, label: str, rejected: str = "") -> Example:
     return Example(id=f"t{number}", messages=PROMPT.messages(text, label), label=label, rejected=rejected)
 
 
-def training_folder(root: Path, model: Path, *, quantisation: Any = "nf4", valid: int = 6, **changes: Any) -> Path:
+def training_folder(
+    root: Path, model: Path, *, quantisation: Any = "nf4", compute: Any = "auto", valid: int = 6, **changes: Any
+) -> Path:
     """22 task examples, a general one, and a validation set; `changes` go into the spec."""
     root.mkdir(parents=True)
     examples = [example(i, LABELS[i % 3], rejected=LABELS[(i + 1) % 3]) for i in range(22)]
@@ -36,7 +38,7 @@ def training_folder(root: Path, model: Path, *, quantisation: Any = "nf4", valid
         adapter="tickets-v1",
         labels=LABELS,
         prompt=PROMPT,
-        base=base_model.reference(model, quantisation),
+        base=base_model.reference(model, quantisation, compute),
         method="qlora" if quantisation == "nf4" else "lora",
         batch_size=8,
         micro_batch_size=4,

@@ -36,7 +36,7 @@ def show_plan(app: App, task: str, recipe: Plan, *, probe: bool, as_json: bool) 
 
 def _print(plan: TrainingPlan) -> None:
     found = plan.probe
-    say(styled(f"{plan.plan} training of {plan.task}", "bold"), f" on {found.device}")
+    say(styled(f"{plan.plan} training of {plan.task}", "bold"), f" on {found.device}, in {found.compute}")
     say(", ".join(f"{name} {plan.settings[name]}" for name in SHOWN if name in plan.settings))
     share = plan.trainable / plan.parameters
     say(f"{plan.trainable:,} trainable parameters of {plan.parameters:,} ({share:.2%})")

@@ -61,7 +61,8 @@ def measure(base: Path, method: Any, micro: int, system: str) -> tuple[Probe, pl
         subprocess.run([sys.executable, "-m", "adapters.probe", str(folder)], check=True, env=environment)
         probe = read_json(folder / FILE, Probe)
     gpu = probe.device.startswith("cuda")
-    return probe, planning.memory(planning.read_shape(base), spec, probe.tokens, learned=probe.learned, gpu=gpu)
+    shape = planning.read_shape(base)
+    return probe, planning.memory(shape, spec, probe.tokens, learned=probe.learned, compute=probe.compute, gpu=gpu)
 
 
 def main() -> None:
