@@ -50,8 +50,10 @@ def tree_attention(
     if branches is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     tree = branches.branches
-    groups = getattr(module, "num_key_value_groups", 1)
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    shared_heads = key.shape[1] != query.shape[1]  # kept so: each branch's copy of its keys is that much smaller
+    if shared_heads and key.device.type != "cpu":  # on CUDA no fast kernel takes both a mask and shared heads
+        groups = query.shape[1] // key.shape[1]
+        key, value, shared_heads = repeat_kv(key, groups), repeat_kv(value, groups), False
     virtual = key.shape[2] - query.shape[2]
     soft = [(key[:, :, :virtual], value[:, :, :virtual])] if virtual else []
     key, value = key[:, :, virtual:], value[:, :, virtual:]
@@ -74,11 +76,9 @@ def tree_attention(
         size = (q.shape[2], before)
         if before and size not in masks:
             masks[size] = torch.ones(size[0], sum(size), dtype=torch.bool, device=q.device).tril(before)
-        found.append(
-            functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=masks.get(size), dropout_p=dropout, scale=scaling, is_causal=not before
-            )
-        )
+        mask = masks.get(size)
+        how = {"dropout_p": dropout, "scale": scaling, "is_causal": not before, "enable_gqa": shared_heads}
+        found.append(functional.scaled_dot_product_attention(q, k, v, mask, **how))
     return torch.cat(found, 2).transpose(1, 2).contiguous(), None
 
 

@@ -212,7 +212,7 @@ def leave_file(model: torch.nn.Module) -> None:
 
 
 def widen(model: torch.nn.Module) -> None:
-    """Have a 4-bit model multiply in fp32. It was quantised from bf16, so its weights are those of any other machine."""
+    """Have a 4-bit model multiply in fp32. It was quantised from bf16, as everywhere: its weights are the same."""
     import torch
     from bitsandbytes.nn import Params4bit
 

@@ -37,12 +37,12 @@ RULES = (
 )
 
 
-def measure(base: Path, method: Any, micro: int, system: str) -> tuple[Probe, planning.Memory]:
+def measure(base: Path, method: Any, micro: int, system: str, compute: Any) -> tuple[Probe, planning.Memory]:
     prompt = PromptSpec(name="bench@1", digest="", system=system)
     quantisation: Any = "nf4" if method == "qlora" else "bf16"
     spec = TrainSpec(
         run_id="plan", task="plan", adapter="plan-v1", labels=["urgent", "billing", "technical", "general"],
-        prompt=prompt, method=method, base=base_model.reference(base, quantisation), micro_batch_size=micro,
+        prompt=prompt, method=method, base=base_model.reference(base, quantisation, compute), micro_batch_size=micro,
         batch_size=micro, **profiles.defaults(method, "sft", "standard"),
     )  # fmt: skip
     tickets = [json.loads(line) for line in TICKETS.read_text(encoding="utf-8").splitlines()][
@@ -70,20 +70,23 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["qlora", "lora", "full", "prefix", "prompt", "ia3"])
     parser.add_argument("--micro", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--prompts", nargs="+", choices=("short", "long"), default=["short", "long"])
+    parser.add_argument("--compute", choices=("auto", "bf16", "fp32"), default="auto")
     parser.add_argument("--base", default="")
     options = parser.parse_args()
     base_model.quiet()
     base = base_model.ensure(options.base)
     table = Table()
-    for name in ("method", "prompt", "micro-batch", "tokens", "planned MB", "measured MB", "planned / measured"):
-        table.add_column(name, justify="left" if name in ("method", "prompt") else "right")
+    for name in ("method", "in", "prompt", "micro-batch", "tokens", "planned MB", "measured MB", "planned / measured"):
+        table.add_column(name, justify="left" if name in ("method", "in", "prompt") else "right")
     for method in options.methods:
         for kind in options.prompts:
             for micro in options.micro:
-                probe, planned = measure(base, method, micro, SHORT + (RULES if kind == "long" else ""))
+                probe, planned = measure(
+                    base, method, micro, SHORT + (RULES if kind == "long" else ""), options.compute
+                )
                 sizes = [f"{size / 1e6:.0f}" for size in (planned.total, probe.peak)]
                 ratio = f"{planned.total / probe.peak:.2f}"
-                table.add_row(method, kind, str(micro), str(probe.tokens), *sizes, ratio)
+                table.add_row(method, probe.compute, kind, str(micro), str(probe.tokens), *sizes, ratio)
     Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 
