@@ -77,7 +77,12 @@ def tree_attention(
         if before and size not in masks:
             masks[size] = torch.ones(size[0], sum(size), dtype=torch.bool, device=q.device).tril(before)
         mask = masks.get(size)
-        how = {"dropout_p": dropout, "scale": scaling, "is_causal": not before, "enable_gqa": shared_heads}
+        how: dict[str, Any] = {
+            "dropout_p": dropout,
+            "scale": scaling,
+            "is_causal": not before,
+            "enable_gqa": shared_heads,
+        }
         found.append(functional.scaled_dot_product_attention(q, k, v, mask, **how))
     return torch.cat(found, 2).transpose(1, 2).contiguous(), None
 

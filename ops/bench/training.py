@@ -161,7 +161,7 @@ def run_peer(folder: Path, best: bool) -> Measured:
     config = SFTConfig(
         output_dir=str(folder / "out"), max_steps=spec.max_steps, per_device_train_batch_size=spec.batch_size,
         learning_rate=spec.learning_rate, lr_scheduler_type="cosine", warmup_steps=1, logging_steps=1, seed=spec.seed,
-        data_seed=spec.seed, bf16=spec.base.quantisation != "fp32", use_cpu=not gpu, report_to="none",
+        data_seed=spec.seed, bf16=model.dtype == torch.bfloat16, use_cpu=not gpu, report_to="none",
         disable_tqdm=True, save_strategy="no", max_length=spec.max_length, max_grad_norm=spec.max_grad_norm, **options,
     )  # fmt: skip
     torch.manual_seed(spec.seed)
