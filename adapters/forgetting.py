@@ -268,7 +268,7 @@ def _log_probabilities(
 
 def _key(base: BaseModelRef, items: Sequence[Item]) -> str:
     suite = hashlib.sha256(msgspec.json.encode(list(items))).hexdigest()[:16]
-    return f"{base.digest}/{base.quantisation}/{suite}"
+    return f"{base.digest}/{base.quantisation}/{base.compute}/{suite}"
 
 
 def _cached(path: str, key: str) -> Ability | None:

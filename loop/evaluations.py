@@ -173,7 +173,8 @@ def identity(spec: EvalSpec, answerer: AnswererSpec) -> str:
     """A digest of all that an answer follows from but the text: model, weights, prompt, labels, and this program."""
     weights = Path(answerer.adapter).name  # the address of its content
     plain = msgspec.structs.replace(answerer, adapter=weights, control="", decodings=[])
-    about = (spec.base.digest, spec.base.quantisation, spec.device, spec.labels, metadata.version("tuneloop"), plain)
+    model = (spec.base.digest, spec.base.quantisation, spec.base.compute, spec.device)
+    about = (*model, spec.labels, metadata.version("tuneloop"), plain)
     return hashlib.blake2b(msgspec.json.encode(about), digest_size=16).hexdigest()
 
 
