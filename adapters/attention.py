@@ -50,10 +50,7 @@ def tree_attention(
     if branches is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     tree = branches.branches
-    shared_heads = key.shape[1] != query.shape[1]  # kept so: each branch's copy of its keys is that much smaller
-    if shared_heads and key.device.type != "cpu":  # on CUDA no fast kernel takes both a mask and shared heads
-        groups = query.shape[1] // key.shape[1]
-        key, value, shared_heads = repeat_kv(key, groups), repeat_kv(value, groups), False
+    key, value, shared_heads = _heads(query.shape[1], key, value)
     virtual = key.shape[2] - query.shape[2]
     soft = [(key[:, :, :virtual], value[:, :, :virtual])] if virtual else []
     key, value = key[:, :, virtual:], value[:, :, virtual:]
@@ -76,14 +73,10 @@ def tree_attention(
         size = (q.shape[2], before)
         if before and size not in masks:
             masks[size] = torch.ones(size[0], sum(size), dtype=torch.bool, device=q.device).tril(before)
-        mask = masks.get(size)
-        how: dict[str, Any] = {
-            "dropout_p": dropout,
-            "scale": scaling,
-            "is_causal": not before,
-            "enable_gqa": shared_heads,
-        }
-        found.append(functional.scaled_dot_product_attention(q, k, v, mask, **how))
+        answers = functional.scaled_dot_product_attention(
+            q, k, v, masks.get(size), dropout, is_causal=not before, scale=scaling, enable_gqa=shared_heads
+        )
+        found.append(answers)
     return torch.cat(found, 2).transpose(1, 2).contiguous(), None
 
 
@@ -110,16 +103,23 @@ def rows_attention(
         rows, _, q, k = group.sees.shape
         asked = query[0, :, group.queries].view(heads, rows, q, width).transpose(0, 1)
         keys, values = (one[0, :, group.keys].view(-1, rows, k, width).transpose(0, 1) for one in (key, value))
-        shared = keys.shape[1] != heads
-        if shared and keys.device.type != "cpu":  # on CUDA no fast kernel takes both a mask and shared heads
-            keys, values = (repeat_kv(one, heads // one.shape[1]) for one in (keys, values))
-            shared = False
+        keys, values, shared_heads = _heads(heads, keys, values)
         answers = functional.scaled_dot_product_attention(
-            asked, keys, values, attn_mask=group.sees, scale=scaling, enable_gqa=shared
+            asked, keys, values, attn_mask=group.sees, scale=scaling, enable_gqa=shared_heads
         )
         places.append(group.queries[group.real])
         found.append(answers.transpose(1, 2).reshape(rows * q, heads, width)[group.real])
     return torch.cat(found)[torch.cat(places).argsort()][None], None
+
+
+def _heads(heads: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """key and value [n, kv heads, tokens, width], and whether several query heads share one of theirs. A CPU's kernel
+    takes them so, which keeps every copy of them small; on CUDA no fast one takes both a mask and shared heads."""
+    shared = key.shape[1] != heads
+    if shared and key.device.type != "cpu":
+        key, value = (repeat_kv(one, heads // one.shape[1]) for one in (key, value))
+        shared = False
+    return key, value, shared
 
 
 for name, attention in ((TREE, tree_attention), (ROWS, rows_attention)):

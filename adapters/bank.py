@@ -48,9 +48,11 @@ class Bank:
 
     def __init__(self, model: Any, tokenizer: Any, ref: BaseModelRef) -> None:
         """`model` is a causal language model in evaluation mode, as `base_model.load` returns it."""
+        import torch
+
         self.model = model
         self.tokenizer = tokenizer
-        self.ref = msgspec.structs.replace(ref, compute="bf16" if str(model.dtype) == "torch.bfloat16" else "fp32")
+        self.ref = msgspec.structs.replace(ref, compute="bf16" if model.dtype == torch.bfloat16 else "fp32")
         self._adapters: dict[str, Loaded] = {}
         self._host: Any = None  # the PEFT model whose layers stand in the base; its adapters are of one kind
         self._active = ""  # key of the adapter in force
@@ -196,8 +198,8 @@ class Bank:
         """IA3 on a 4-bit base multiplies in fp32 and leaves it so, unless autocast is on as in its training."""
         import torch
 
-        mixed = loaded is not None and loaded.kind == "IA3" and self.ref.quantisation == "nf4"
-        mixed = mixed and self.model.dtype == torch.bfloat16
+        narrow = self.ref.quantisation == "nf4" and self.ref.compute == "bf16"
+        mixed = narrow and loaded is not None and loaded.kind == "IA3"
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
 
     def _place(self, loaded: Loaded) -> None:
