@@ -7,16 +7,16 @@ fine-tuning (56 GB for 7B) has all of that in 2 bytes: `usual=True` counts so.
 
 Activations are those of one micro-batch. With checkpointing each layer keeps its input, and one layer at a time its
 inside; without, every layer keeps its inside: values of hidden and of MLP size whose number is fitted to measured peaks
-of SmolLM2-135M on a CPU; beside those of today a plan is within 14% for QLoRA and full fine-tuning, and up to 24%
-too much for LoRA on bf16 (docs/benchmarks.md), more for soft prompts, which keep less for their backward pass. What
-sampling takes at the end is not counted; on that model it is more than a micro-batch of 4 takes.
+of SmolLM2-135M on a CPU (docs/benchmarks.md says how close; soft prompts keep less for their backward pass). In bf16
+there are more of them, since autocast keeps what it rounds. What sampling takes at the end is not counted, nor what a
+long training's changing sizes leave of gaps in the heap.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -26,7 +26,6 @@ from store.errors import ModelError
 NF4_BYTES = 4.127 / 8
 GIB = 2.0**30
 CUDA_BYTES = 1.3e9  # context, libraries' workspace and the allocator's slack
-CPU_BYTES = 0.67e9  # the process with torch, transformers, peft and trl, without a model
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,18 +159,26 @@ def memory(
         weights = kept * shape.linear_parameters + other * shape.other_parameters + 4.0 * trained
         gradients, optimiser = 4.0 * trained, 8.0 * trained
     size = 2 if compute == "bf16" else 4
-    inside = tokens * size * (INSIDE_HIDDEN * shape.hidden + INSIDE_MLP * shape.intermediate)
+    fitted = FITTED[compute]
+    inside = tokens * size * (fitted.hidden * shape.hidden + fitted.mlp * shape.intermediate)
     between = tokens * size * shape.hidden
     working = tokens * size * (WORKING_HIDDEN * shape.hidden + WORKING_MLP * shape.intermediate)
     layers = working + (shape.layers * between + inside if spec.gradient_checkpointing else shape.layers * inside)
     logits = (learned or tokens) * shape.vocabulary * (size + 8)
-    process = CUDA_BYTES if gpu else CPU_BYTES
+    process = CUDA_BYTES if gpu else fitted.process
     return Memory(
         weights=weights, gradients=gradients, optimiser=optimiser, activations=layers + logits, process=process
     )
 
 
-INSIDE_HIDDEN = 17.0  # values of hidden size that a layer keeps for its backward pass, per token
-INSIDE_MLP = 6.0  # and of the MLP's size
+class Fitted(NamedTuple):
+    """What measured peaks say of a precision: see `python -P ops/bench/planning.py`."""
+
+    hidden: float  # values of hidden size that a layer keeps for its backward pass, per token
+    mlp: float  # and of the MLP's size
+    process: float  # bytes of a CPU's process with torch, transformers, peft and trl, without a model
+
+
+FITTED = {"bf16": Fitted(17.0, 6.0, 0.67e9), "fp32": Fitted(10.0, 3.0, 0.82e9)}
 WORKING_HIDDEN = 5.0  # the gradients of the one layer that the backward pass is at
 WORKING_MLP = 2.0
