@@ -243,7 +243,7 @@ def _summary(past: Sequence[Recorded]) -> dict[str, Any]:
                     name: getattr(event, name)
                     for name in (
                         "steps", "epochs", "seconds", "train_loss", "eval_accuracy", "temperature", "peak_memory_mb",
-                        "stopped",
+                        "compute", "stopped",
                     )
                 }  # fmt: skip
             case ev.TrainingFailed():

@@ -23,6 +23,7 @@ from loop.cli.main import main
 from loop.services import Endpoints
 
 ROOT = Path(__file__).parents[1]
+CPUINFO = Path("/proc/cpuinfo")
 KEY = "wandb-planted-0123456789abcdef"
 
 
@@ -234,6 +235,21 @@ def test_gpus_are_read_from_what_nvidia_smi_says() -> None:
     assert (first.name, first.total, first.free, first.driver) == ("NVIDIA H100 80GB HBM3", 81559, 81077, "580.65.06")
     assert second.free == 200
     assert doctor_machine.parse_gpus("NVIDIA-SMI has failed because it could not communicate\n") == []
+
+
+@pytest.mark.skipif(not CPUINFO.exists(), reason="only Linux lists a processor's instructions there")
+def test_what_is_said_of_bf16_is_what_a_training_here_computes_in() -> None:
+    pytest.importorskip("torch")
+    from adapters import base_model
+    from adapters.specs import BaseModelRef
+
+    able = doctor_machine.multiplies_bf16(CPUINFO.read_text())
+    computes = base_model.precision(BaseModelRef(path="", digest="", quantisation="nf4"), "cpu")
+    assert able is None or computes == ("bf16" if able else "fp32")
+    assert doctor_machine.multiplies_bf16("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16 sse\n")
+    assert doctor_machine.multiplies_bf16("processor\t: 0\nFeatures\t: fp asimd svebf16 bf16\n")
+    assert doctor_machine.multiplies_bf16("flags\t\t: fpu avx2 avx512f avx512_vnni\n") is False
+    assert doctor_machine.multiplies_bf16("Processor: none\n") is None
 
 
 def test_bitsandbytes_is_tried_in_a_process_of_its_own() -> None:

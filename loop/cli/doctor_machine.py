@@ -104,10 +104,27 @@ def machine() -> Iterator[Check]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = f"{cores} cores, {memory / 1024:.1f} GiB of memory"
+    if multiplies_bf16(_processor()) is False:
+        told += ", no bf16 instructions (models compute in fp32 on it)"
     if memory < MEMORY_WARN:
         yield Check("warn", "machine", told, f"The built-in model wants {MEMORY_WARN // 1024} GiB while it trains.")
     else:
         yield Check("ok", "machine", told)
+
+
+def multiplies_bf16(processor: str) -> bool | None:
+    """Whether a processor has instructions for products in bf16, from Linux's /proc/cpuinfo; None: it does not say."""
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", processor, re.MULTILINE)
+    if flags is None:
+        return None
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.group(1).split())
+
+
+def _processor() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 # ---------------------------------------------------------------- GPU
