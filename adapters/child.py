@@ -31,6 +31,7 @@ LOCKED = 3  # exit code: another process works on this folder
 FAILED = 1
 NICE, MEMORY = "TUNELOOP_STEP_NICE", "TUNELOOP_STEP_MEMORY_MB"
 PARENT = "TUNELOOP_PARENT"  # id of the process that starts a child, which is to die with it
+MMAP_BYTES = 1 << 20  # tensors from this size on get memory of their own, which goes back at once (glibc)
 _PR_SET_PDEATHSIG = 1
 _BUSY_SECONDS = 3.0
 

@@ -8,8 +8,9 @@ fine-tuning (56 GB for 7B) has all of that in 2 bytes: `usual=True` counts so.
 Activations are those of one micro-batch. With checkpointing each layer keeps its input, and one layer at a time its
 inside; without, every layer keeps its inside: values of hidden and of MLP size whose number is fitted to measured peaks
 of SmolLM2-135M on a CPU (docs/benchmarks.md says how close; soft prompts keep less for their backward pass). In bf16
-there are more of them, since autocast keeps what it rounds. What sampling takes at the end is not counted, nor what a
-long training's changing sizes leave of gaps in the heap.
+there are more of them, since autocast keeps what it rounds. A CPU's tensors below `MMAP_BYTES` lie in the C library's
+heap, where freed neighbours of other sizes leave gaps: they take `HEAP_GAPS` times their size. What sampling takes at
+the end is not counted, nor what the changing sizes of a long training's steps add to the gaps.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from adapters.child import MMAP_BYTES
 from adapters.specs import TrainSpec
 from store.errors import ModelError
 
 NF4_BYTES = 4.127 / 8
 GIB = 2.0**30
-CUDA_BYTES = 1.3e9  # context, libraries' workspace and the allocator's slack
+CPU_BYTES = 0.58e9  # the process with torch, transformers, peft and trl, without a model
+CUDA_BYTES = 1.5e9  # context, libraries' workspace and the allocator's slack: what the usual tables imply
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,26 +162,32 @@ def memory(
         weights = kept * shape.linear_parameters + other * shape.other_parameters + 4.0 * trained
         gradients, optimiser = 4.0 * trained, 8.0 * trained
     size = 2 if compute == "bf16" else 4
-    fitted = FITTED[compute]
-    inside = tokens * size * (fitted.hidden * shape.hidden + fitted.mlp * shape.intermediate)
-    between = tokens * size * shape.hidden
-    working = tokens * size * (WORKING_HIDDEN * shape.hidden + WORKING_MLP * shape.intermediate)
-    layers = working + (shape.layers * between + inside if spec.gradient_checkpointing else shape.layers * inside)
+    inner = INSIDE[compute]
+    wide, wider = tokens * size * shape.hidden, tokens * size * shape.intermediate
+    inside = inner.hidden * _lying(wide, gpu) + inner.mlp * _lying(wider, gpu)
+    working = WORKING.hidden * wide + WORKING.mlp * wider
+    layers = working + (shape.layers * wide + inside if spec.gradient_checkpointing else shape.layers * inside)
     logits = (learned or tokens) * shape.vocabulary * (size + 8)
-    process = CUDA_BYTES if gpu else fitted.process
     return Memory(
-        weights=weights, gradients=gradients, optimiser=optimiser, activations=layers + logits, process=process
+        weights=weights,
+        gradients=gradients,
+        optimiser=optimiser,
+        activations=layers + logits,
+        process=CUDA_BYTES if gpu else CPU_BYTES,
     )
 
 
-class Fitted(NamedTuple):
-    """What measured peaks say of a precision: see `python -P ops/bench/planning.py`."""
-
-    hidden: float  # values of hidden size that a layer keeps for its backward pass, per token
-    mlp: float  # and of the MLP's size
-    process: float  # bytes of a CPU's process with torch, transformers, peft and trl, without a model
+def _lying(size: float, gpu: bool) -> float:
+    return size * HEAP_GAPS if size < MMAP_BYTES and not gpu else size
 
 
-FITTED = {"bf16": Fitted(17.0, 6.0, 0.67e9), "fp32": Fitted(10.0, 3.0, 0.82e9)}
-WORKING_HIDDEN = 5.0  # the gradients of the one layer that the backward pass is at
-WORKING_MLP = 2.0
+class Values(NamedTuple):
+    """Values per token, fitted to measured peaks: see `python -P ops/bench/planning.py`."""
+
+    hidden: float  # times the hidden size
+    mlp: float  # times the MLP's size
+
+
+INSIDE = {"bf16": Values(20.0, 2.0), "fp32": Values(17.0, 1.5)}  # what a layer keeps for its backward pass
+WORKING = Values(5.0, 2.0)  # the gradients of the one layer that the backward pass is at
+HEAP_GAPS = 1.84

@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from adapters import checkpoints
-from adapters.child import PARENT
+from adapters.child import MMAP_BYTES, PARENT
 from adapters.samples import FILE as SAMPLES
 from adapters.specs import Metric, StepFailure, TrainResult, read_json, read_lines, write_json
 from store.disk import has_room
@@ -52,7 +52,7 @@ MODEL_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     # glibc keeps what tensors of many sizes leave behind: 3.3 GB instead of 2.5 GB at the same speed
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "1048576",
+    "MALLOC_MMAP_THRESHOLD_": str(MMAP_BYTES),
     "MALLOC_TRIM_THRESHOLD_": "268435456",
 }
 
