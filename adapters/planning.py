@@ -164,7 +164,7 @@ def memory(
     size = 2 if compute == "bf16" else 4
     inner = INSIDE[compute]
     wide, wider = tokens * size * shape.hidden, tokens * size * shape.intermediate
-    inside = inner.hidden * _lying(wide, gpu) + inner.mlp * _lying(wider, gpu)
+    inside = inner.hidden * _with_gaps(wide, gpu) + inner.mlp * _with_gaps(wider, gpu)
     working = WORKING.hidden * wide + WORKING.mlp * wider
     layers = working + (shape.layers * wide + inside if spec.gradient_checkpointing else shape.layers * inside)
     logits = (learned or tokens) * shape.vocabulary * (size + 8)
@@ -177,7 +177,7 @@ def memory(
     )
 
 
-def _lying(size: float, gpu: bool) -> float:
+def _with_gaps(size: float, gpu: bool) -> float:
     return size * HEAP_GAPS if size < MMAP_BYTES and not gpu else size
 
 

@@ -59,36 +59,25 @@ def test_parameters_are_counted_as_the_models_have_them() -> None:
     assert trainable_parameters(LLAMA["7B"], spec("prompt", virtual_tokens=50)) == 50 * 4096
 
 
-# megabytes by method and precision, as `python -P ops/bench/planning.py` measured them; by micro-batch and tokens
+SMOL = Shape(hidden=576, layers=30, heads=9, kv_heads=3, head_dim=64, intermediate=1536, vocabulary=49152, tied=True)
+# megabytes by micro-batch and tokens, as `python -P ops/bench/planning.py` measured them
 PEAKS = {
     ("qlora", "bf16"): {(4, 207): 1092, (16, 818): 1950, (4, 353): 1269, (16, 964): 1607},
     ("lora", "bf16"): {(4, 207): 1228, (16, 818): 2105, (4, 353): 1417, (16, 964): 1758},
-    ("qlora", "fp32"): {
-        (4, 207): 1382,
-        (16, 818): 2089,
-        (4, 353): 1751,
-        (16, 964): 2325,
-        (8, 349): 1750,
-        (8, 495): 1620,
-    },
-    ("lora", "fp32"): {
-        (4, 207): 1715,
-        (16, 818): 2405,
-        (4, 353): 2082,
-        (16, 964): 2671,
-        (8, 349): 2055,
-        (8, 495): 1953,
-    },
+    ("qlora", "fp32"): {(4, 207): 1382, (16, 818): 2089, (4, 353): 1751, (16, 964): 2325},
+    ("lora", "fp32"): {(4, 207): 1715, (16, 818): 2405, (4, 353): 2082, (16, 964): 2671},
     ("full", "fp32"): {(4, 207): 3153, (16, 818): 3584, (4, 353): 3331, (16, 964): 3908},
 }
-SMOL = Shape(
-    hidden=576, layers=30, heads=9, kv_heads=3, head_dim=64, intermediate=1536, vocabulary=49152, tied=True
-)  # fmt: skip
+BESIDE_THE_FIT = {
+    ("qlora", "fp32"): {(8, 349): 1750, (8, 495): 1620},
+    ("lora", "fp32"): {(8, 349): 2055, (8, 495): 1953},
+}
 
 
 @pytest.mark.parametrize(("method", "compute"), PEAKS)
 def test_measured_peaks_of_the_built_in_model_are_met_within_15_percent(method: str, compute: str) -> None:
-    for (micro, tokens), megabytes in PEAKS[method, compute].items():
+    peaks = PEAKS[method, compute] | BESIDE_THE_FIT.get((method, compute), {})
+    for (micro, tokens), megabytes in peaks.items():
         planned = memory(SMOL, spec(method), tokens, learned=micro, compute=compute).total / 1e6  # type: ignore[arg-type]
         assert planned == pytest.approx(megabytes, rel=0.15), (micro, tokens)
 

@@ -105,7 +105,7 @@ def machine() -> Iterator[Check]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = f"{cores} cores, {memory / 1024:.1f} GiB of memory"
     if multiplies_bf16(_processor()) is False:
-        told += ", no bf16 instructions (models compute in fp32 on it)"
+        told += ", no bf16 instructions (models compute faster in fp32 on it)"
     if memory < MEMORY_WARN:
         yield Check("warn", "machine", told, f"The built-in model wants {MEMORY_WARN // 1024} GiB while it trains.")
     else:

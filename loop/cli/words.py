@@ -42,9 +42,9 @@ def _frozen(event: ev.DatasetFrozen) -> str:
 
 def _training_done(event: ev.TrainingSucceeded) -> str:
     accuracy = f", validation {percent(event.eval_accuracy)}" if event.eval_accuracy is not None else ""
-    compute = f" in {event.compute}" if event.compute else ""
+    compute = f" ({event.compute})" if event.compute else ""
     return (
-        f"{counted(event.steps, 'step')}{compute} in {event.seconds:.0f} s, loss {event.train_loss:.3f}{accuracy}, "
+        f"{counted(event.steps, 'step')} in {event.seconds:.0f} s{compute}, loss {event.train_loss:.3f}{accuracy}, "
         f"ended by {event.stopped}" + "".join(f"; {note}" for note in event.notes)
     )
 
